@@ -1,0 +1,102 @@
+"""Connections to PostgreSQL and the decision which of its errors a later try can cure.
+
+Statements live in `sql/postgres/queries`, what they mean in the modules beside this one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+
+from raidhub_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# Serialization failure, deadlock, lock and statement timeouts, and the key of a row that a writer
+# outside our locks inserted first: the same transaction, run again, sees the other one's result.
+_RETRIED_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014", "23505"})
+
+
+class Rng(Protocol):
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+
+def connect(
+    settings: Settings, application_name: str, *, database: str | None = None
+) -> Connection:
+    """A connection outside any transaction, UTC; the caller closes it.
+
+    Raises psycopg2.OperationalError when the server does not answer within 10 s.
+    """
+    password = settings.postgres_password
+    return psycopg2.connect(
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=password.get_secret_value() if password else None,
+        dbname=database or settings.postgres_db,
+        application_name=application_name,
+        connect_timeout=10,
+        # A peer that vanished without a word is noticed within a minute, not within two hours.
+        keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
+        options="-c timezone=UTC",
+    )
+
+
+@contextmanager
+def connected(settings: Settings, application_name: str) -> Iterator[Connection]:
+    """`connect`, closed at the end."""
+    connection = connect(settings, application_name)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """True when the server or the way to it is gone: not the fault of any statement."""
+    if isinstance(error, psycopg2.InterfaceError):
+        return True
+    if not isinstance(error, psycopg2.OperationalError):
+        return False
+    state = error.pgcode
+    return state is None or state.startswith(("08", "57P"))
+
+
+def is_retried(error: BaseException) -> bool:
+    """True for conflicts with other transactions, which the same transaction run again survives."""
+    return isinstance(error, psycopg2.Error) and error.pgcode in _RETRIED_SQLSTATES
+
+
+def in_transaction(
+    connection: Connection,
+    work: Callable[[Connection], Result],
+    *,
+    sleep: Callable[[float], None],
+    rng: Rng,
+    tries: int = 5,
+) -> Result:
+    """Runs `work` in one transaction and commits; conflicts are tried again with jitter.
+
+    `work` may run several times, so it has no effect but in the database. Raises the last error.
+    """
+    for attempt in range(1, tries + 1):
+        try:
+            with connection:
+                return work(connection)
+        except psycopg2.Error as error:
+            if attempt == tries or not is_retried(error):
+                raise
+            log.info(
+                "Transaction runs again",
+                extra={"action": "transaction_retried", "sqlstate": error.pgcode, "try": attempt},
+            )
+            sleep(rng.uniform(0.01, 0.05) * attempt)
+    raise AssertionError("unreachable")
