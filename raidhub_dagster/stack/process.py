@@ -1,0 +1,162 @@
+"""One server of ours as a process: how it is started, tied to its starter, watched and ended.
+
+What a server needs to run (files, options, its own health question) is told by the module named
+after it; who starts several of them is the supervisor, or a fixture of the tests.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from raidhub_dagster.errors import ConfigurationError, TransientError
+
+HOST = "127.0.0.1"
+
+
+class Unhealthy(TransientError):
+    """A server does not do its work (yet); the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one process.
+
+    `stop_signal` asks it to finish its work, `stop_wait_s` is how long that may take.
+    """
+
+    command: tuple[str, ...]
+    folder: Path  # its working directory
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None  # another user to run as, only ever set when we are root
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_wait_s: int = 15
+
+    def tied_command(self) -> list[str]:
+        """The command behind `setpriv`: the kernel kills it when its starter dies, however it dies.
+
+        The tie is set after the change of user (a change of user clears it) and survives `exec`,
+        so each command must end as the server itself, not as a shell that waits for one.
+        """
+        become: list[str] = []
+        if self.user is not None:
+            entry = pwd.getpwnam(self.user)
+            become = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+        return [find_program("setpriv"), *become, "--pdeathsig=KILL", "--", *self.command]
+
+
+class Server(Protocol):
+    """What can be started and asked; implementations stand in the modules beside this one."""
+
+    name: str
+
+    def prepare(self) -> None: ...
+
+    def launch(self) -> Launch: ...
+
+    def probe(self) -> None:
+        """Returns when it answers. Raises Unhealthy with the reason."""
+
+
+def find_program(name: str, *folders: Path) -> str:
+    """Path of `name` in `folders` or PATH. Raises ConfigurationError when it is nowhere."""
+    for folder in folders:
+        if os.access(folder / name, os.X_OK):
+            return str(folder / name)
+    found = shutil.which(name)
+    if found is None:
+        raise ConfigurationError(f"the program {name} is not installed; run ./bootstrap.sh")
+    return found
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_taken(port: int) -> bool:
+    """True when a server on this machine cannot listen on `port`."""
+    with socket.socket() as probe:
+        # Connections of a stack that just stopped linger for a minute; they hinder no server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def reach(host: str, port: int) -> None:
+    """Raises Unhealthy when nothing accepts connections at the address."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise Unhealthy(f"{reason} on {host}:{port}") from None
+
+
+def wait_until(
+    question: Callable[[], None],
+    *,
+    limit_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Asks `question` until it raises no Unhealthy; past `limit_s` raises the last one."""
+    end = clock() + limit_s
+    while True:
+        try:
+            return question()
+        except Unhealthy:
+            if clock() >= end:
+                raise
+        sleep(0.1)
+
+
+@contextmanager
+def running(server: Server, log: Path, *, limit_s: float = 60) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts `server` in the foreground, yields when it answers, ends it at the end.
+
+    Raises Unhealthy when it does not answer within `limit_s`, with the last lines it wrote.
+    """
+    server.prepare()
+    launch = server.launch()
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603  a command of ours
+            launch.tied_command(),
+            cwd=launch.folder,
+            env={**os.environ, **launch.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is for the starter, which stops it
+        )
+
+    def question() -> None:
+        if process.poll() is not None:
+            tail = " / ".join(log.read_text("utf-8", "replace").splitlines()[-5:])
+            raise ConfigurationError(f"{server.name} ended with {process.returncode}: {tail}")
+        server.probe()
+
+    try:
+        wait_until(question, limit_s=limit_s)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(launch.stop_signal)
+        try:
+            process.wait(launch.stop_wait_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,109 @@
+"""Real servers for every test: started when first asked for, once a session, gone with pytest.
+
+Each fixture returns overrides for Settings, so that a test combines what it needs:
+`settings_for(postgres, rabbitmq)`.
+"""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.stack.postgres import PostgresServer
+from raidhub_dagster.stack.process import HOST, free_port, running
+from raidhub_dagster.storage.postgres import connect
+
+Overrides = dict[str, Any]
+
+
+def make_settings(*overrides: Overrides, **more: Any) -> Settings:
+    """Settings of the defaults and these overrides: nothing of the machine's environment."""
+    merged: Overrides = {}
+    for part in (*overrides, more):
+        merged |= part
+    return Settings(_env_file=None, **merged)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own variables, or a stack running beside, must not reach a test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """Data of the session's servers; short and open to walkers, for PostgreSQL's other user."""
+    folder = Path(tempfile.mkdtemp(prefix="raidhub-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def settings_for() -> Callable[..., Settings]:
+    """`settings_for(postgres, rabbitmq, field=value)` -> Settings."""
+    return make_settings
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[Overrides]:
+    """A server with the database `template`, migrated and seeded."""
+    address: Overrides = {
+        "postgres_host": HOST,
+        "postgres_port": free_port(),
+        "postgres_user": "raidhub",
+        "postgres_password": secrets.token_hex(16),
+        "postgres_db": "template",
+    }
+    settings = make_settings(address)
+    server = PostgresServer(settings, server_folder / "postgres", durable=False)
+    with running(server, server_folder / "postgres.log"):
+        _make_template(settings)
+        yield address
+
+
+def _make_template(settings: Settings) -> None:
+    connection = connect(settings, "pytest", database="postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE template")
+    connection.close()
+    connection = connect(settings, "pytest")
+    migrations = Path(__file__).resolve().parents[1] / "sql" / "postgres" / "migrations"
+    with connection, connection.cursor() as cursor:
+        for path in sorted(migrations.glob("*.sql")):
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(path.read_text("utf-8"))
+            except psycopg2.Error as error:
+                pytest.fail(f"{path.name}: {error}")
+    connection.close()
+
+
+_databases = count(1)
+
+
+@pytest.fixture
+def postgres(postgres_server: Overrides) -> Iterator[Overrides]:
+    """A database of the test's own, cloned from the migrated and seeded template."""
+    name = sql.Identifier(f"test_{next(_databases)}")
+    connection = connect(make_settings(postgres_server), "pytest", database="postgres")
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template STRATEGY file_copy").format(name)
+            )
+            yield {**postgres_server, "postgres_db": name.string}
+            cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    finally:
+        connection.close()
