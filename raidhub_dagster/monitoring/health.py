@@ -1,0 +1,97 @@
+"""The port every long-running process listens on: /metrics for Prometheus, /healthz for a probe."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
+
+from raidhub_dagster.errors import ConfigurationError
+
+# None when all is well, else the reason in a few words. Called from the server's threads.
+Check = Callable[[], str | None]
+
+
+class HealthServer:
+    """Answers until it is closed; a context manager."""
+
+    def __init__(self, port: int, checks: Mapping[str, Check]) -> None:
+        handler = type("Handler", (_Handler,), {"checks": dict(checks)})
+        try:
+            # All interfaces: Prometheus and the kubelet come from other machines.
+            self._server = ThreadingHTTPServer(("", port), handler)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot serve metrics on port {port}: {error.strerror or error};"
+                " set another *_METRICS_PORT"
+            ) from None
+        self.port: int = self._server.server_address[1]
+        # The short poll only bounds how long close() takes; requests are answered at once.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="health", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def serve(port: int, checks: Mapping[str, Check]) -> HealthServer:
+    """Starts the server in a thread; port 0 takes a free one.
+
+    /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
+    each check is "ok" or its reason. Raises ConfigurationError when the port is taken.
+    """
+    return HealthServer(port, checks)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    checks: Mapping[str, Check] = {}
+    timeout = 10  # a scraper that stalls must not hold its thread for ever
+
+    def do_GET(self) -> None:
+        path = self.path.split("?", 1)[0]
+        if path == "/metrics":
+            encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+            self._answer(200, content_type, encode(REGISTRY))
+        elif path == "/healthz":
+            results = {name: _result(check) for name, check in self.checks.items()}
+            well = all(result == "ok" for result in results.values())
+            body = {"status": "ok" if well else "failing", "checks": results}
+            self._answer(200 if well else 503, "application/json", json.dumps(body).encode())
+        else:
+            self._answer(404, "text/plain", b"only /metrics and /healthz\n")
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as in the base class
+        """Probes and scrapes every few seconds are not worth a line."""
+
+
+def _result(check: Check) -> str:
+    try:
+        return check() or "ok"
+    except Exception as error:  # noqa: BLE001  a check that cannot look is not healthy
+        return f"check failed: {error!r}"

@@ -1,0 +1,164 @@
+"""The ledger of ids that could not be finished: one durable row an id, retried until closed.
+
+States, laws and who may change what: docs/domain/crawl.md, "Missed ids". Fetching is not here.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from raidhub_dagster.storage.postgres import Rng
+from raidhub_dagster.storage.queries import load
+
+_SQL = load("postgres", "missed")
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3600.0, 86400.0
+_MALFORMED_S = (15 * _MINUTE_S, _HOUR_S, 6 * _HOUR_S, _DAY_S)
+_GIVE_UP_AFTER_S = {"waiting": 7 * _DAY_S, "malformed": 14 * _DAY_S}
+
+
+class State(StrEnum):
+    WAITING = "waiting"
+    MALFORMED = "malformed"
+    BLOCKED = "blocked"
+    UNKNOWN_HASH = "unknown_hash"
+    MISSING = "missing"
+    RESOLVED = "resolved"
+    REJECTED = "rejected"
+
+
+# Those that somebody fetches again.
+RETRIED = frozenset({State.WAITING, State.MALFORMED, State.BLOCKED})
+OPEN = RETRIED | {State.UNKNOWN_HASH}
+
+
+class Missed(NamedTuple):
+    """One id to be recorded. `reason` is a code such as "not_found" or a rejection's reason."""
+
+    instance_id: int
+    state: State
+    reason: str
+    last_result: int | None = None  # number of the result kind
+    hash: int | None = None  # of unknown activities
+    error: str = ""  # for people, cut at 500 characters
+    retry_in_s: float | None = None  # None: nobody has to try
+
+
+class Due(NamedTuple):
+    instance_id: int
+    state: State
+    attempts: int  # visits so far
+    age_s: float  # since the id was first recorded
+
+
+class Backoff:
+    """When a missed id is tried again, and when it has been tried long enough.
+
+    `scale` multiplies every interval; simulations and tests shorten days to seconds with it.
+    """
+
+    def __init__(self, rng: Rng, scale: float = 1.0) -> None:
+        self._rng = rng
+        self._scale = scale
+
+    def delay_s(self, state: State, attempts: int, age_s: float = 0.0) -> float | None:
+        """Pause after visit number `attempts` (1 = the crawl's own); None for states nobody tries.
+
+        waiting: 15 s doubling to an hour, daily after 7 days. malformed: 15 min, 1 h, 6 h, then
+        daily. blocked: every minute. All +-20 %, so that a flood does not come back as one.
+        """
+        match state:
+            case State.WAITING if age_s < self._scale * _GIVE_UP_AFTER_S[state]:
+                base_s = min(15.0 * 2 ** min(attempts - 1, 10), _HOUR_S)
+            case State.WAITING:
+                base_s = _DAY_S
+            case State.MALFORMED:
+                base_s = _MALFORMED_S[min(attempts, len(_MALFORMED_S)) - 1]
+            case State.BLOCKED:
+                base_s = _MINUTE_S
+            case _:
+                return None
+        return base_s * self._scale * self._rng.uniform(0.8, 1.2)
+
+    def is_given_up(self, state: State, age_s: float) -> bool:
+        """True past 7 days of waiting (a hole, if its neighbours are there) or 14 malformed."""
+        limit_s = _GIVE_UP_AFTER_S.get(state)
+        return limit_s is not None and age_s >= self._scale * limit_s
+
+
+def record(cursor: Cursor, rows: Iterable[Missed], *, source: str, reopen: bool = True) -> None:
+    """Upserts the rows in the caller's transaction; a row that exists keeps its age and source.
+
+    `reopen=False` leaves alone what is closed or held for an unknown hash: a new 404 says nothing
+    about an id whose report was seen. `source` names the part that gave the id up.
+    """
+    by_id = {row.instance_id: row for row in rows}
+    if not by_id:
+        return
+    ids, states, reasons, results, hashes, errors, retry_in_s = zip(*by_id.values(), strict=True)
+    cursor.execute(
+        _SQL["record"],
+        {
+            "ids": list(ids),
+            "states": list(states),
+            "reasons": list(reasons),
+            "results": list(results),
+            "hashes": list(hashes),
+            "errors": [error[:500] or None for error in errors],
+            "retry_in_s": list(retry_in_s),
+            "source": source,
+            "reopen": reopen,
+        },
+    )
+
+
+def due(connection: Connection, *, limit: int, claim_s: float) -> list[Due]:
+    """Claims up to `limit` rows whose time has come, the longest overdue first; commits.
+
+    No other caller gets a claimed row for `claim_s`; after that it is due again.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["due"], {"limit": limit, "claim_s": claim_s})
+        rows = cursor.fetchall()
+    return [Due(i, State(state), attempts, age_s) for i, state, attempts, age_s in rows]
+
+
+def close(
+    cursor: Cursor,
+    ids: Sequence[int],
+    *,
+    state: State = State.RESOLVED,
+    among: Collection[State] = OPEN,
+) -> None:
+    """Closes the rows of `ids` whose state is `among`, in the caller's transaction.
+
+    The store closes what it stored whatever its state; the crawl passes RETRIED, so that it never
+    closes a row that the store meanwhile opened for an unknown hash. Ids without row are fine.
+    """
+    if not ids:
+        return
+    cursor.execute(_SQL["lock"], {"ids": list(ids), "among": [str(s) for s in among]})
+    found = [row[0] for row in cursor.fetchall()]
+    if found:
+        cursor.execute(_SQL["close"], {"ids": found, "state": state})
+
+
+def holes(cursor: Cursor, ids: Sequence[int]) -> set[int]:
+    """Those of `ids` with resolved ids on both sides: only these can be holes."""
+    cursor.execute(_SQL["holes"], {"ids": list(ids)})
+    return {row[0] for row in cursor.fetchall()}
+
+
+def count_by_state(cursor: Cursor) -> dict[State, int]:
+    """Rows of every state, 0 included."""
+    cursor.execute(_SQL["count_by_state"])
+    return dict.fromkeys(State, 0) | {State(state): n for state, n in cursor.fetchall()}
+
+
+def prune(cursor: Cursor) -> int:
+    """Deletes rows closed for 30 days; how many."""
+    cursor.execute(_SQL["prune"])
+    return cursor.rowcount

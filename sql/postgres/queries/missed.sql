@@ -1,0 +1,77 @@
+-- The ids that the crawl could not finish: docs/domain/crawl.md, "Missed ids".
+
+-- name: record
+-- Primary key. Ascending ids, so that two writers wait for each other instead of deadlocking.
+-- A closed row that is opened again starts a new life: its age and tries count from now.
+INSERT INTO streaming.missed_pgcr AS m
+    (instance_id, state, reason, last_result, hash, last_error, attempts, source,
+     last_attempt_at, next_attempt_at)
+SELECT r.instance_id, r.state, r.reason, r.last_result, r.hash, r.last_error, 1, %(source)s,
+       now(), now() + r.retry_in_s * interval '1 second'
+FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(results)s::smallint[],
+            %(hashes)s::bigint[], %(errors)s::text[], %(retry_in_s)s::double precision[])
+     AS r(instance_id, state, reason, last_result, hash, last_error, retry_in_s)
+ORDER BY r.instance_id
+ON CONFLICT (instance_id) DO UPDATE SET
+    state = excluded.state,
+    reason = excluded.reason,
+    last_result = excluded.last_result,
+    hash = coalesce(excluded.hash, m.hash),
+    last_error = excluded.last_error,
+    attempts = CASE WHEN m.closed_at IS NULL THEN m.attempts + 1 ELSE 1 END,
+    first_seen_at = CASE WHEN m.closed_at IS NULL THEN m.first_seen_at ELSE now() END,
+    last_attempt_at = now(),
+    next_attempt_at = excluded.next_attempt_at,
+    closed_at = NULL
+WHERE %(reopen)s OR m.state IN ('waiting', 'malformed', 'blocked');
+
+-- name: due
+-- Index missed_pgcr_due_idx. Claimed by moving next_attempt_at: no other process takes the row
+-- before the claim ends, and a process that dies leaves it due again by itself.
+UPDATE streaming.missed_pgcr AS m
+SET next_attempt_at = now() + %(claim_s)s * interval '1 second'
+FROM (
+    SELECT instance_id
+    FROM streaming.missed_pgcr
+    WHERE state IN ('waiting', 'malformed', 'blocked') AND next_attempt_at <= now()
+    ORDER BY next_attempt_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS picked
+WHERE m.instance_id = picked.instance_id
+RETURNING m.instance_id, m.state, m.attempts,
+          extract(epoch FROM now() - m.first_seen_at)::double precision AS age_s;
+
+-- name: lock
+-- Primary key. Ascending, for the same reason as in record.
+SELECT instance_id FROM streaming.missed_pgcr
+WHERE instance_id = ANY(%(ids)s) AND state = ANY(%(among)s)
+ORDER BY instance_id
+FOR UPDATE;
+
+-- name: close
+-- Primary key.
+UPDATE streaming.missed_pgcr
+SET state = %(state)s, closed_at = now(), next_attempt_at = NULL
+WHERE instance_id = ANY(%(ids)s);
+
+-- name: holes
+-- Primary key of crawl_block, one probe upwards and one downwards an id: nearly every done block
+-- holds something resolved, so the first row met ends the search.
+SELECT i.id
+FROM unnest(%(ids)s::bigint[]) AS i(id)
+WHERE EXISTS (
+    SELECT FROM streaming.crawl_block
+    WHERE first_id > i.id AND state = 'done' AND raids + non_raids > 0
+) AND EXISTS (
+    SELECT FROM streaming.crawl_block
+    WHERE first_id < i.id AND state = 'done' AND raids + non_raids > 0
+);
+
+-- name: count_by_state
+-- A scan: asked once a minute, and the table holds open rows and 30 days of closed ones.
+SELECT state, count(*) FROM streaming.missed_pgcr GROUP BY state;
+
+-- name: prune
+-- A scan, once an hour.
+DELETE FROM streaming.missed_pgcr WHERE closed_at < now() - interval '30 days';
