@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     postgres_bin: Path | None = Field(
         default=None, validation_alias=AliasChoices("RAIDHUB_POSTGRES_BIN")
     )
+    rabbitmq_sbin: Path | None = Field(
+        default=None, validation_alias=AliasChoices("RAIDHUB_RABBITMQ_SBIN")
+    )
 
     @classmethod
     def load(cls, *, stack_env: bool = True) -> Self:

@@ -4,9 +4,11 @@ Each fixture returns overrides for Settings, so that a test combines what it nee
 `settings_for(postgres, rabbitmq)`.
 """
 
+import http.client
 import secrets
 import shutil
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from psycopg2 import sql
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.postgres import PostgresServer
 from raidhub_dagster.stack.process import HOST, free_port, running
+from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
 from raidhub_dagster.storage.postgres import connect
 
 Overrides = dict[str, Any]
@@ -107,3 +110,44 @@ def postgres(postgres_server: Overrides) -> Iterator[Overrides]:
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     finally:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(server_folder: Path) -> Iterator[Overrides]:
+    """A node with its own epmd."""
+    address: Overrides = {
+        "rabbitmq_host": HOST,
+        "rabbitmq_port": free_port(),
+        "rabbitmq_ui_port": free_port(),
+        "rabbitmq_user": "guest",
+        "rabbitmq_password": "guest",
+    }
+    folder = server_folder / "rabbitmq"
+    epmd = EpmdServer(folder, free_port())
+    node = RabbitmqServer(make_settings(address), folder, epmd.port, free_port())
+    with (
+        running(epmd, server_folder / "epmd.log"),
+        running(node, server_folder / "rabbitmq.log") as process,
+    ):
+        yield address
+        process.kill()  # an orderly end takes 6 s, and nobody reads what it would keep
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_server: Overrides) -> Overrides:
+    """The session's broker without any queue: its virtual host was made anew."""
+    login = b64encode(b"guest:guest").decode()
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+    everything = '{"configure": ".*", "write": ".*", "read": ".*"}'
+    connection = http.client.HTTPConnection(HOST, rabbitmq_server["rabbitmq_ui_port"], timeout=30)
+    for method, path, body in (
+        ("DELETE", "/api/vhosts/%2F", None),
+        ("PUT", "/api/vhosts/%2F", "{}"),
+        ("PUT", "/api/permissions/%2F/guest", everything),
+    ):
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
+    connection.close()
+    return rabbitmq_server

@@ -18,7 +18,7 @@ import psycopg2
 
 from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.stack.process import HOST, Launch, Unhealthy, find_program
+from raidhub_dagster.stack.process import HOST, Launch, UnhealthyError, find_program
 from raidhub_dagster.storage import postgres
 
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -51,7 +51,7 @@ class PostgresServer:
             command=(find_binary(self.settings, "postgres"), "-D", str(data)),
             folder=data,
             user=_user(),
-            stop_signal=signal.SIGINT,  # "fast": rolls open transactions back and writes a checkpoint
+            stop_signal=signal.SIGINT,  # "fast": rolls back what is open, writes a checkpoint
             stop_wait_s=60,
         )
 
@@ -59,7 +59,7 @@ class PostgresServer:
         try:
             postgres.connect(self.settings, "raidhub probe", database="postgres").close()
         except psycopg2.OperationalError as error:
-            raise Unhealthy(first_line(error)) from None
+            raise UnhealthyError(first_line(error)) from None
 
     def _data(self) -> Path:
         folder = self.folder.resolve()

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from raidhub_dagster.errors import ConfigurationError, TransientError
 HOST = "127.0.0.1"
 
 
-class Unhealthy(TransientError):
+class UnhealthyError(TransientError):
     """A server does not do its work (yet); the message is one line that says why."""
 
 
@@ -56,14 +56,16 @@ class Launch:
 class Server(Protocol):
     """What can be started and asked; implementations stand in the modules beside this one."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def prepare(self) -> None: ...
+    def prepare(self) -> None:
+        """Makes or mends its files; safe to run again. Raises ConfigurationError."""
 
     def launch(self) -> Launch: ...
 
     def probe(self) -> None:
-        """Returns when it answers. Raises Unhealthy with the reason."""
+        """Returns when it answers. Raises UnhealthyError with the reason."""
 
 
 def find_program(name: str, *folders: Path) -> str:
@@ -98,12 +100,12 @@ def is_taken(port: int) -> bool:
 
 
 def reach(host: str, port: int) -> None:
-    """Raises Unhealthy when nothing accepts connections at the address."""
+    """Raises UnhealthyError when nothing accepts connections at the address."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise Unhealthy(f"{reason} on {host}:{port}") from None
+        raise UnhealthyError(f"{reason} on {host}:{port}") from None
 
 
 def wait_until(
@@ -113,12 +115,12 @@ def wait_until(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Asks `question` until it raises no Unhealthy; past `limit_s` raises the last one."""
+    """Asks `question` until it raises no UnhealthyError; past `limit_s` raises the last one."""
     end = clock() + limit_s
     while True:
         try:
             return question()
-        except Unhealthy:
+        except UnhealthyError:
             if clock() >= end:
                 raise
         sleep(0.1)
@@ -128,7 +130,7 @@ def wait_until(
 def running(server: Server, log: Path, *, limit_s: float = 60) -> Iterator[subprocess.Popen[bytes]]:
     """Starts `server` in the foreground, yields when it answers, ends it at the end.
 
-    Raises Unhealthy when it does not answer within `limit_s`, with the last lines it wrote.
+    Raises UnhealthyError when it does not answer within `limit_s`, with the last lines it wrote.
     """
     server.prepare()
     launch = server.launch()
