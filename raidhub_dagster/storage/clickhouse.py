@@ -1,4 +1,4 @@
-"""Connections to ClickHouse over HTTP: a server, or the embedded engine behind the same protocol."""
+"""Connections to ClickHouse over HTTP: a server, or the embedded engine behind one protocol."""
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -6,7 +6,9 @@ from clickhouse_connect.driver.client import Client
 from raidhub_dagster.settings import Settings
 
 
-def connect(settings: Settings, application_name: str, *, database: str | None = None) -> Client:
+def connect(
+    settings: Settings, application_name: str, *, database: str | None = None, timeout_s: int = 300
+) -> Client:
     """A client in UTC that keeps nested columns whole; the caller closes it.
 
     `flatten_nested=0` must hold for CREATE and INSERT alike, or the nested players become arrays
@@ -22,4 +24,5 @@ def connect(settings: Settings, application_name: str, *, database: str | None =
         settings={"flatten_nested": 0},
         autogenerate_session_id=False,  # sessions would serialise statements that need no order
         connect_timeout=10,
+        send_receive_timeout=timeout_s,
     )
