@@ -1,0 +1,27 @@
+"""What the crawl leaves behind: its ledger and the reports as published.
+
+Atlas and hermes write these tables, not Dagster; stream_progress_sensor reports their growth.
+"""
+
+from assets.tables import table
+
+CRAWL_BLOCK = table(
+    "streaming.crawl_block",
+    group="crawl",
+    description="Blocks of report ids that atlas leases: who fetches which ids, what is done. "
+    "Waiting are the blocks not yet done, the lag is the age of the newest lease.",
+)
+MISSED_PGCR = table(
+    "streaming.missed_pgcr",
+    group="crawl",
+    description="Ids that gave no report yet, with the reason and the time of the next try. "
+    "Waiting are the unresolved ones, the lag says how long the oldest try is overdue.",
+    deps=[CRAWL_BLOCK],
+)
+PGCR = table(
+    "raw.pgcr",
+    group="crawl",
+    description="Every raid report as Bungie published it (gzip). Hermes stores it; all else can "
+    "be derived from it. The lag is the time since the last one was stored.",
+    deps=[CRAWL_BLOCK, MISSED_PGCR],
+)

@@ -1,0 +1,48 @@
+"""How far the tables that the stream writes have come: rows, newest id, lag.
+
+Measures only; who is told, and when, is decided by the sensor.
+"""
+
+from typing import NamedTuple
+
+from clickhouse_connect.driver.client import Client
+
+from raidhub_dagster.storage.postgres import Connection
+from raidhub_dagster.storage.queries import load
+
+_POSTGRES = load("postgres", "progress")
+_CLICKHOUSE = load("clickhouse", "progress")
+
+
+class Progress(NamedTuple):
+    """State of one table; what a table does not have is None."""
+
+    table: str  # as the store names it, in PostgreSQL with its schema
+    rows: int
+    is_estimate: bool  # the planner's figure instead of a count
+    newest_id: int | None
+    lag_s: float | None  # age of what the table's description says, never negative
+    waiting: int | None  # rows that somebody still has to work on, counted up to 100 001
+
+
+def postgres_progress(connection: Connection, *, limit_s: float = 15) -> list[Progress]:
+    """One Progress for each watched table of PostgreSQL, by name.
+
+    Raises psycopg2.errors.QueryCanceled after `limit_s`.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_POSTGRES["limit_statements"], {"limit_ms": str(int(limit_s * 1000))})
+        cursor.execute(_POSTGRES["measure_tables"])
+        return [Progress(*row) for row in cursor.fetchall()]
+
+
+def clickhouse_progress(client: Client) -> list[Progress]:
+    """One Progress for each watched table of ClickHouse, by name; raises DatabaseError.
+
+    `rows` are as stored, that is before the engine merges them.
+    """
+    found = client.query(_CLICKHOUSE["measure_tables"]).result_rows
+    return [
+        Progress(name, rows, False, newest_id, None if lag_s is None else max(lag_s, 0), None)
+        for name, rows, newest_id, lag_s in found
+    ]

@@ -1,0 +1,87 @@
+"""Reports what the stream writes: Dagster has no streaming, so one sensor watches its tables."""
+
+import json
+
+import dagster as dg
+
+from assets import analytics, core, crawl
+from raidhub_dagster.errors import TransientError
+from raidhub_dagster.resources import ClickHouseResource, PostgresResource
+from raidhub_dagster.storage.progress import Progress, clickhouse_progress, postgres_progress
+
+# Of the tick's 60 s, 30 are planned: 15 for PostgreSQL (the default there), the rest for ClickHouse.
+CLICKHOUSE_TIMEOUT_S = 10
+
+WATCHED = {
+    spec.metadata["dagster/table_name"]: spec
+    for module in (crawl, core, analytics)
+    for spec in vars(module).values()
+    if isinstance(spec, dg.AssetSpec)
+}
+
+
+def report_progress(
+    context: dg.SensorEvaluationContext,
+    postgres: PostgresResource,
+    clickhouse: ClickHouseResource,
+) -> dg.SensorResult | dg.SkipReason:
+    """One observation a watched table, when any of them moved since the state in the cursor.
+
+    The cursor is JSON, table -> [rows, newest id]; one that does not say that counts as the first
+    tick. ClickHouse away is an observation too: the crawl goes on without it.
+    """
+    with postgres.connection() as connection:
+        progress = postgres_progress(connection)
+    away = ""
+    try:
+        with clickhouse.client(timeout_s=CLICKHOUSE_TIMEOUT_S) as client:
+            progress += clickhouse_progress(client)
+    except TransientError as error:
+        away = str(error)
+        context.log.warning(away, extra={"action": "clickhouse_unreachable"})
+
+    before = _read_cursor(context.cursor)
+    # Tables that could not be read keep their state: ClickHouse back and unchanged is no news.
+    after = before | {p.table: [p.rows, p.newest_id] for p in progress}
+    if after == before:
+        told = ", ".join(f"{p.table} {p.rows}" for p in progress)
+        return dg.SkipReason(f"nothing moved; rows: {told}{'; ' if away else ''}{away}")
+    observations = [_observation(p) for p in progress]
+    if away:
+        observations += [
+            dg.AssetObservation(spec.key, metadata={"unreachable": away})
+            for spec in WATCHED.values()
+            if "clickhouse" in spec.kinds
+        ]
+    return dg.SensorResult(asset_events=observations, cursor=json.dumps(after))
+
+
+def _read_cursor(cursor: str | None) -> dict[str, list[int | None]]:
+    try:
+        told = json.loads(cursor or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _observation(progress: Progress) -> dg.AssetObservation:
+    metadata: dict[str, int | float | bool] = {
+        "rows": progress.rows,
+        "rows_are_estimated": progress.is_estimate,
+    }
+    optional = {
+        "newest_id": progress.newest_id,
+        "lag_s": progress.lag_s,
+        "waiting": progress.waiting,
+    }
+    metadata |= {name: value for name, value in optional.items() if value is not None}
+    return dg.AssetObservation(WATCHED[progress.table].key, metadata=metadata)
+
+
+stream_progress_sensor = dg.sensor(
+    name="stream_progress_sensor",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Observes every table that the stream writes: rows, newest id, lag, once a minute "
+    "while anything moves.",
+)(report_progress)
