@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS instance_staging;
+DROP TABLE IF EXISTS instance;

@@ -1,0 +1,2 @@
+DROP VIEW IF EXISTS clear_time_by_day_mv;
+DROP TABLE IF EXISTS clear_time_by_day;

@@ -1,0 +1,2 @@
+DROP VIEW IF EXISTS player_relation_weights_bidirectional_mv;
+DROP TABLE IF EXISTS player_relation_weights_bidirectional;
