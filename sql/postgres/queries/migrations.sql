@@ -1,0 +1,30 @@
+-- What `raidhub migrate` runs around the migrations. {role}, {database} and {schemas} are
+-- identifiers, put in by psycopg2.sql; {password} is a verifier, never the password itself.
+
+-- name: lock_migrations
+-- Taken in the server's maintenance database, because roles and databases belong to the whole
+-- server; held until the connection ends, so a killed run cannot leave it behind.
+SELECT pg_advisory_lock(7305127);
+
+-- name: database_exists
+SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s);
+
+-- name: create_database
+-- From template0: template1 may be in use, and only template0 may be copied with another encoding.
+CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8';
+
+-- name: select_role
+SELECT current_user = %(role)s AS is_owner, EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s);
+
+-- name: create_role
+CREATE ROLE {role} NOLOGIN;
+
+-- name: allow_login
+ALTER ROLE {role} LOGIN PASSWORD {password};
+
+-- name: grant_read
+-- Default privileges cover what later migrations create.
+GRANT CONNECT ON DATABASE {database} TO {role};
+GRANT USAGE ON SCHEMA {schemas} TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA {schemas} TO {role};
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schemas} GRANT SELECT ON TABLES TO {role};
