@@ -1,0 +1,54 @@
+"""Finds the report in whatever a file or a queue holds: compressed or not, wrapped or bare."""
+
+import zlib
+
+from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.pgcr.wire import split_object
+
+GZIP_MAGIC = b"\x1f\x8b"
+# Lines of archives reach tens of MB; beyond this it is no report but a mistake or a bomb.
+MAX_PLAIN_BYTES = 128 * 1024 * 1024
+_MAX_DEPTH = 3  # an old message around an envelope around a report
+_WRAPPERS = ("Response", "pgcr", "raw")
+_NO_ERROR = frozenset({b"0", b"1", b'"0"', b'"1"', b"null"})
+
+
+def open_body(body: bytes) -> bytes:
+    """The JSON of the report in `body`, byte for byte as it stands there.
+
+    Accepts gzip or plain; the report itself, the API's envelope around it, and the messages of
+    earlier generations, `{"instance": .., "pgcr": P}` and `{"activity": .., "raw": P}`, of which
+    only P counts. Whether it is a good report is for `parse` to say. Raises PermanentError.
+    """
+    return _unwrap(gunzip(body) if body.startswith(GZIP_MAGIC) else body, _MAX_DEPTH)
+
+
+def gunzip(body: bytes, limit: int = MAX_PLAIN_BYTES) -> bytes:
+    """`body` decompressed. Raises PermanentError when it is no whole gzip, or opens to too much."""
+    plain, rest = b"", body
+    while rest:  # a file may hold several members
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            plain += member.decompress(rest, max_length=limit + 1 - len(plain))
+        except zlib.error as error:
+            raise PermanentError(f"broken gzip: {error}") from None
+        if len(plain) > limit:
+            raise PermanentError(f"opens to more than {limit} bytes")
+        if not member.eof:
+            raise PermanentError("truncated gzip")
+        rest = member.unused_data
+    return plain
+
+
+def _unwrap(plain: bytes, depth: int) -> bytes:
+    parts = split_object(plain)
+    if parts is None:
+        raise PermanentError("no JSON object, so no report")
+    if "activityDetails" in parts:
+        return plain
+    if parts.get("ErrorCode", b"1") not in _NO_ERROR:
+        raise PermanentError(f"an error answer instead of a report: {plain[:200]!r}")
+    inner = next((parts[key] for key in _WRAPPERS if key in parts), None)
+    if inner is None or depth == 0:
+        raise PermanentError("no report in it: neither activityDetails nor a known wrapper")
+    return _unwrap(inner, depth - 1)
