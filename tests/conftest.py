@@ -5,6 +5,7 @@ Each fixture returns overrides for Settings, so that a test combines what it nee
 """
 
 import http.client
+import importlib.util
 import secrets
 import shutil
 import tempfile
@@ -14,14 +15,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from psycopg2 import sql
 
 from raidhub_dagster.settings import Settings
+from raidhub_dagster.stack.clickhouse import ClickhouseServer
 from raidhub_dagster.stack.postgres import PostgresServer
 from raidhub_dagster.stack.process import HOST, free_port, running
 from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
+from raidhub_dagster.storage import clickhouse as clickhouse_client
+from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connect
 
 Overrides = dict[str, Any]
@@ -75,21 +78,9 @@ def postgres_server(server_folder: Path) -> Iterator[Overrides]:
 
 
 def _make_template(settings: Settings) -> None:
-    connection = connect(settings, "pytest", database="postgres")
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE DATABASE template")
-    connection.close()
-    connection = connect(settings, "pytest")
-    migrations = Path(__file__).resolve().parents[1] / "sql" / "postgres" / "migrations"
-    with connection, connection.cursor() as cursor:
-        for path in sorted(migrations.glob("*.sql")):
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(path.read_text("utf-8"))
-            except psycopg2.Error as error:
-                pytest.fail(f"{path.name}: {error}")
-    connection.close()
+    migrate_postgres(settings)
+    if importlib.util.find_spec("raidhub_dagster.storage.seeds"):
+        importlib.import_module("raidhub_dagster.storage.seeds").seed(settings)
 
 
 _databases = count(1)
@@ -151,3 +142,30 @@ def rabbitmq(rabbitmq_server: Overrides) -> Overrides:
         assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
     connection.close()
     return rabbitmq_server
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(server_folder: Path) -> Iterator[Overrides]:
+    """The embedded engine behind its HTTP process."""
+    address: Overrides = {"clickhouse_host": HOST, "clickhouse_http_port": free_port()}
+    server = ClickhouseServer(make_settings(address), server_folder / "clickhouse")
+    with running(server, server_folder / "clickhouse.log"):
+        yield address
+
+
+@pytest.fixture
+def clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iterator[Overrides]:
+    """A database of the test's own with all migrations applied; their lock is in PostgreSQL."""
+    name = f"test_{next(_databases)}"
+    own: Overrides = {**clickhouse_server, "clickhouse_db": name}
+    client = clickhouse_client.connect(make_settings(own), "pytest", database="default")
+    try:
+        client.command(f"CREATE DATABASE {name}")
+        if importlib.util.find_spec("raidhub_dagster.storage.clickhouse_migrations"):
+            importlib.import_module(
+                "raidhub_dagster.storage.clickhouse_migrations"
+            ).migrate_clickhouse(make_settings(postgres_server, own))
+        yield own
+        client.command(f"DROP DATABASE {name}")
+    finally:
+        client.close()
