@@ -6,4 +6,3 @@ CREATE TABLE raw.pgcr (
     data bytea NOT NULL,                   -- gzip of the report's JSON; others may write plain JSON
     date_crawled timestamptz DEFAULT now()
 );
-CREATE INDEX pgcr_date_crawled_idx ON raw.pgcr (date_crawled);

@@ -1,0 +1,38 @@
+-- Reads of definitions, and what stored rows owe to them.
+
+-- name: select_tracked_hashes
+-- The whole table: about a hundred rows.
+SELECT hash, activity_id, version_id FROM definitions.activity_version;
+
+-- name: select_activities
+-- The whole table: about twenty rows.
+SELECT id, name, path, is_raid, is_sunset, release_date, day_one_end, contest_end, week_one_end
+FROM definitions.activity_definition
+ORDER BY id;
+
+-- name: recompute_sum_of_best
+-- Scans player_stats and player once, which is right: a new raid concerns every player. The inner
+-- select locks the rows that change in ascending order, as every writer of players does.
+WITH needed AS MATERIALIZED (
+    SELECT id FROM definitions.activity_definition WHERE is_raid AND NOT is_sunset
+),
+best AS MATERIALIZED (
+    SELECT stats.membership_id, sum(instance.duration) AS total
+    FROM core.player_stats AS stats
+    JOIN core.instance ON instance.instance_id = stats.fastest_instance_id
+    WHERE stats.activity_id IN (SELECT id FROM needed)
+    GROUP BY stats.membership_id
+    HAVING count(*) = (SELECT count(*) FROM needed)
+),
+changed AS MATERIALIZED (
+    SELECT player.membership_id, best.total
+    FROM core.player
+    LEFT JOIN best USING (membership_id)
+    WHERE player.sum_of_best IS DISTINCT FROM best.total
+    ORDER BY player.membership_id
+    FOR UPDATE OF player
+)
+UPDATE core.player
+SET sum_of_best = changed.total
+FROM changed
+WHERE player.membership_id = changed.membership_id;
