@@ -116,16 +116,19 @@ class Store:
 
         Returns how many it stored. A kept report that is unreadable today is fetched again.
         """
+        reports = []
         with self._connection, self._connection.cursor() as cursor:
             cursor.execute(_SQL["find_known_again"], {"limit": limit})
-            kept = [(instance_id, bytes(data)) for instance_id, data in cursor]
-        outcomes = self.store(
-            [
-                Report(_parse_kept(instance_id, data, self._now()), data)
-                for instance_id, data in kept
-            ],
-            source="unknown_hash",
-        )
+            for instance_id, data in cursor.fetchall():
+                parsed = _parse_kept(instance_id, bytes(data), self._now())
+                if isinstance(parsed, Rejection):
+                    cursor.execute(
+                        _SQL["park_unreadable"],
+                        {"instance_id": instance_id, "reason": parsed.reason, "error": str(parsed)},
+                    )
+                else:
+                    reports.append(Report(parsed, bytes(data)))
+        outcomes = self.store(reports, source="unknown_hash")
         return outcomes.count(Outcome.STORED)
 
 

@@ -1,0 +1,115 @@
+"""Recounts everything derived and compares it with what is stored: the proof of the promises.
+
+Used by `raidhub verify`; a difference is never corrected here, only shown.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from clickhouse_connect.driver.client import Client
+from psycopg2.extensions import connection as Connection  # noqa: N812
+
+from raidhub_dagster.pgcr.envelope import open_body
+from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.pgcr.parse import parse
+from raidhub_dagster.storage import clickhouse_parity
+from raidhub_dagster.storage.clickhouse_rows import read_rows, row_of
+from raidhub_dagster.storage.queries import load
+
+_SQL = load("postgres", "verify")
+_RECOUNTS = ("standings", "player_stats", "players", "raw_reports", "missed_but_stored", "ledger")
+_SHOWN = 5
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The outcome of one comparison; `examples` are up to 5 differing rows as text."""
+
+    check: str
+    differing: int
+    examples: list[str] = []
+
+    @property
+    def is_equal(self) -> bool:
+        return self.differing == 0
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    instances: int
+    players: int
+    missed: int  # unresolved ids
+
+
+def sizes(connection: Connection) -> Sizes:
+    """How much was compared."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["sizes"])
+        return Sizes(*_one(cursor))
+
+
+def wait_for_effects(
+    connection: Connection,
+    limit_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Effects still under way to ClickHouse after at most `limit_s`; 0 as soon as all are sent."""
+    deadline = clock() + limit_s
+    while True:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_SQL["pending_effects"])
+            (pending,) = _one(cursor)
+        if not pending or clock() >= deadline:
+            return int(pending)
+        sleep(0.5)
+
+
+def verify(
+    connection: Connection, client: Client | None, *, sample: int = 200
+) -> Iterator[Finding]:
+    """Every comparison, one after another; without `client` those of PostgreSQL alone.
+
+    `sample` stored reports are parsed again, all other comparisons look at every row.
+    """
+    for check in _RECOUNTS:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_SQL[check])
+            rows = cursor.fetchall()
+        yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
+    yield _reparsed(connection, sample)
+    if client is not None:
+        differences = clickhouse_parity.compare(connection, client)
+        yield Finding("clickhouse", len(differences), [str(d) for d in differences[:_SHOWN]])
+
+
+def _reparsed(connection: Connection, size: int) -> Finding:
+    """Stored rows against what today's parser makes of the kept report."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["sample_stored"], {"size": size})
+        kept = {instance_id: bytes(data) for instance_id, data in cursor}
+        stored = {row["instance_id"]: row for row in read_rows(connection, kept)}
+    wrong = []
+    for instance_id, body in kept.items():
+        parsed = parse(
+            open_body(body), now=datetime.now(UTC), expected_id=instance_id, settled=True
+        )
+        if isinstance(parsed, Rejection):
+            wrong.append(f"{instance_id}: {parsed.reason} at {parsed.field}")
+            continue
+        wanted = msgspec.to_builtins(row_of(parsed, {}))
+        if _without_standings(wanted) != _without_standings(stored[instance_id]):
+            wrong.append(f"{instance_id}: rows differ from the report")
+    return Finding("reports", len(wrong), wrong[:_SHOWN])
+
+
+def _without_standings(row: dict[str, Any]) -> dict[str, Any]:
+    players = [{**p, "sherpas": 0, "is_first_clear": 0} for p in row["players"]]
+    return {**row, "players": players}
+
+
+def _one(cursor: Any) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = cursor.fetchone()
+    return row

@@ -1,0 +1,334 @@
+"""The store against real PostgreSQL: order, duplicates, batches, workers, deaths change nothing."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg2.extensions import connection as Connection  # noqa: N812
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from raidhub_dagster.messaging import topology
+from raidhub_dagster.pgcr.model import Instance
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import postgres as pg
+from raidhub_dagster.storage.clickhouse_rows import decode_row, read_rows
+from raidhub_dagster.storage.store import Outcome, Store
+from tests.support import worlds
+from tests.support.reports import make_report
+
+NEEDED = (11, 12)  # the raids that a sum of best needs in these worlds
+
+_PER_EXAMPLE = settings(
+    deadline=None,
+    max_examples=40,
+    # The database is shared by all examples of a test; each starts by wiping it.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@dataclass
+class Database:
+    settings: Settings
+    connection: Connection
+
+    def connect(self) -> Connection:
+        return pg.connect(self.settings, "pytest")
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with self.connection, self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall()
+
+
+@pytest.fixture
+def database(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Iterator[Database]:
+    """With two raids that count for the sum of best, so that small worlds reach one."""
+    found = settings_for(postgres)
+    with closing(pg.connect(found, "pytest")) as connection:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE definitions.activity_definition SET is_sunset = true WHERE id <> ALL(%s)",
+                (list(NEEDED),),
+            )
+        yield Database(found, connection)
+
+
+def store_all(store: Store, world: list[Instance], batch: int) -> list[Outcome]:
+    reports = [worlds.report_of(i) for i in world]
+    outcomes: list[Outcome] = []
+    for start in range(0, len(reports), batch):
+        outcomes += store.store(reports[start : start + batch], source="test")
+    return outcomes
+
+
+def assert_exact(database: Database, world: list[Instance]) -> None:
+    found, wanted = worlds.found(database.connection), worlds.expected(world, NEEDED)
+    for name, rows in found._asdict().items():
+        assert rows == getattr(wanted, name), name
+    assert_effects(database, world)
+
+
+def assert_effects(database: Database, world: list[Instance]) -> None:
+    """One ClickHouse row an instance, right by itself or with a correction on its way."""
+    ids = {i.instance_id for i in world}
+    bodies = database.rows("SELECT key, body FROM streaming.outbox WHERE kind = 'clickhouse'")
+    assert sorted(key for key, _ in bodies) == sorted(ids)
+    corrections = database.rows("SELECT instance_id FROM streaming.clickhouse_correction")
+    now = {row["instance_id"]: row for row in read_rows(database.connection, ids)}
+    database.connection.rollback()
+    for key, body in bodies:
+        sent = decode_row(bytes(body))
+        assert sent == now[key] or (key,) in corrections
+    checks = database.rows(
+        "SELECT key FROM streaming.outbox WHERE destination = 'instance_cheat_check'"
+    )
+    assert sorted(key for (key,) in checks) == sorted(ids)
+
+
+@_PER_EXAMPLE
+@given(data=st.data())
+def test_tables_are_exact_in_any_order_batching_and_duplication(
+    database: Database, data: st.DataObject
+) -> None:
+    """Otherwise first clears depend on which worker was faster, and nobody can recheck them."""
+    worlds.wipe(database.connection)
+    world = data.draw(worlds.worlds())
+    again = data.draw(st.lists(st.sampled_from(world), max_size=4))
+    order = data.draw(st.permutations(world + again))
+    outcomes = store_all(Store(database.connection), order, data.draw(st.integers(1, 6)))
+    assert outcomes.count(Outcome.STORED) == len(world)
+    assert outcomes.count(Outcome.DUPLICATE) == len(again)
+    assert_exact(database, world)
+
+
+@settings(_PER_EXAMPLE, max_examples=12)
+@given(world=worlds.worlds(most=24), seed=st.integers(0, 2**32))
+def test_tables_are_exact_with_parallel_workers(
+    database: Database, world: list[Instance], seed: int
+) -> None:
+    """Overlapping fireteams in several workers must neither deadlock nor lose an update."""
+    worlds.wipe(database.connection)
+    rng = random.Random(seed)
+    failures: list[BaseException] = []
+
+    def work(order: list[Instance], batch: int) -> None:
+        try:
+            with closing(database.connect()) as connection:
+                store_all(Store(connection), order, batch)
+        except BaseException as error:  # noqa: BLE001  reported by the test's own thread
+            failures.append(error)
+
+    # Every instance goes to two workers, so that duplicates race as well.
+    threads = []
+    for part in range(4):
+        mine = [i for i in world if i.instance_id % 4 in (part, (part + 1) % 4)]
+        rng.shuffle(mine)
+        threads.append(threading.Thread(target=work, args=(mine, rng.randint(1, 5))))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert_exact(database, world)
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    assert database.rows(locks) == [(0,)]
+
+
+class DeadError(Exception):
+    """The process is gone."""
+
+
+def dying_cursor(after: int) -> type[Cursor]:
+    """A cursor whose process dies before its statement number `after` (0 is the first)."""
+    left = [after]
+
+    class DyingCursor(Cursor):
+        def execute(self, *args: Any, **kwargs: Any) -> None:
+            self._step()
+            super().execute(*args, **kwargs)
+
+        def copy_expert(self, *args: Any, **kwargs: Any) -> None:
+            self._step()
+            super().copy_expert(*args, **kwargs)
+
+        def _step(self) -> None:
+            if left[0] == 0:
+                self.connection.close()
+                raise DeadError
+            left[0] -= 1
+
+    return DyingCursor
+
+
+@settings(_PER_EXAMPLE, max_examples=8)
+@given(world=worlds.worlds(), batch=st.integers(1, 5))
+def test_tables_are_exact_when_the_process_dies_between_any_two_steps(
+    database: Database, world: list[Instance], batch: int
+) -> None:
+    """A worker that is killed leaves all of a batch or nothing; the redelivery does the rest."""
+    worlds.wipe(database.connection)
+    deaths = 0
+    for start in range(0, len(world), batch):
+        part = world[start : start + batch]
+        for step in range(100):
+            connection = database.connect()
+            connection.cursor_factory = dying_cursor(step)
+            try:
+                store_all(Store(connection), part, batch)
+            except (DeadError, psycopg2.InterfaceError):  # the rollback finds nobody either
+                deaths += 1
+            else:
+                break
+            finally:
+                connection.close()
+        else:
+            pytest.fail("the store never came to an end")
+    assert deaths >= 10
+    assert_exact(database, world)
+
+
+def test_members_of_a_displaced_instance_are_locked_before_they_change(
+    database: Database,
+) -> None:
+    """The late arrival of an early clear rewrites the sherpas of people who are not in it."""
+    one, two, three = (worlds.FIRST_PLAYER + n for n in range(3))
+    later = worlds.clear(2, hours=10, players=[one, two, three])
+    earlier = worlds.clear(1, hours=1, players=[one])
+    before = worlds.clear(3, hours=2, players=[two])
+    store = Store(database.connection)
+    assert store_all(store, [later, earlier, before], 1) == [Outcome.STORED] * 3
+    assert_exact(database, [later, earlier, before])
+    assert database.rows("SELECT instance_id, revision FROM streaming.clickhouse_correction") == [
+        (1_000_002, 3)
+    ]
+
+
+def test_activity_is_locked_when_more_and_more_players_are_needed(database: Database) -> None:
+    """A chain of displacements that grows under the store must end, not start over for ever."""
+    clashes = [
+        worlds.clear(
+            n, hours=50 - n, players=[worlds.FIRST_PLAYER + n, worlds.FIRST_PLAYER + n + 1]
+        )
+        for n in range(12)
+    ]
+    store_all(Store(database.connection), clashes, 1)
+    assert_exact(database, clashes)
+
+
+def unknown_clear() -> Instance:
+    known = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    return msgspec.structs.replace(known, hash=77)
+
+
+def test_unknown_hash_is_kept_and_stored_once_it_is_known(database: Database) -> None:
+    """On a release day nothing may be lost before somebody adds the definition."""
+    instance = msgspec.structs.replace(
+        worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER]), hash=77
+    )
+    body = msgspec.json.encode(make_report(instance_id=instance.instance_id, hash=77))
+    report = worlds.report_of(instance)._replace(body=body)
+    store = Store(database.connection)
+    assert store.store([report], source="test") == [Outcome.UNKNOWN_HASH]
+    missed = "SELECT instance_id, state, hash FROM streaming.missed_pgcr"
+    assert database.rows(missed) == [(instance.instance_id, "unknown_hash", 77)]
+    assert store.store_known_hashes() == 0
+
+    with database.connection, database.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO definitions.activity_version VALUES (77, 11, 1)")
+    assert store.store_known_hashes() == 1
+    assert database.rows(missed) == [(instance.instance_id, "resolved", 77)]
+    assert database.rows("SELECT instance_id, hash FROM core.instance") == [
+        (instance.instance_id, 77)
+    ]
+    assert store.store_known_hashes() == 0
+
+
+def test_kept_report_that_no_parser_reads_is_fetched_again(database: Database) -> None:
+    """One broken body must not stop the others that wait for the same definition."""
+    instance = msgspec.structs.replace(
+        worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER]), hash=77
+    )
+    store = Store(database.connection)
+    store.store([worlds.report_of(instance)], source="test")
+    with database.connection, database.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO definitions.activity_version VALUES (77, 11, 1)")
+    assert store.store_known_hashes() == 0
+    assert database.rows(
+        "SELECT state, next_attempt_at IS NOT NULL FROM streaming.missed_pgcr"
+    ) == [("malformed", True)]
+
+
+def test_missed_row_is_closed_with_the_store(database: Database) -> None:
+    """Or atlas would fetch a stored report for ever."""
+    instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    with database.connection, database.connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO streaming.missed_pgcr (instance_id, state, reason, source)"
+            " VALUES (%s, 'waiting', 'not_found', 'atlas')",
+            (instance.instance_id,),
+        )
+    store_all(Store(database.connection), [instance], 1)
+    assert database.rows("SELECT state FROM streaming.missed_pgcr") == [("resolved",)]
+
+
+@pytest.mark.parametrize(("days_ago", "crawled"), [(0, {0, 1}), (40, {1})])
+def test_player_crawl_is_asked_for_the_fresh_and_of_archives_only_for_the_nameless(
+    database: Database, days_ago: int, crawled: set[int]
+) -> None:
+    """An import of ten million old reports must not flood the player queue."""
+    instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER, worlds.FIRST_PLAYER + 1])
+    known, nameless = instance.players
+    nameless = msgspec.structs.replace(nameless, membership_type=None)
+    instance = msgspec.structs.replace(instance, players=(known, nameless))
+    store = Store(
+        database.connection, now=lambda: instance.date_completed + timedelta(days=days_ago)
+    )
+    store_all(store, [instance], 1)
+    asked = database.rows(
+        f"SELECT key FROM streaming.outbox WHERE destination = '{topology.PLAYER_CRAWL}'"
+    )
+    assert {key - worlds.FIRST_PLAYER for (key,) in asked} == crawled
+    filled = database.rows(
+        f"SELECT key, body FROM streaming.outbox WHERE destination = '{topology.CHARACTER_FILL}'"
+    )
+    assert len(filled) == 2
+    assert {msgspec.json.decode(bytes(body))["characterId"] for _, body in filled} == {
+        str(key) for key, _ in filled
+    }
+
+
+def test_conflict_with_an_outside_writer_is_tried_again(database: Database) -> None:
+    """Writers outside take no lock of ours: their row must look like an earlier delivery."""
+    instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    outsider = database.connect()
+    with outsider.cursor() as cursor:
+        cursor.execute("INSERT INTO raw.pgcr (instance_id, data) VALUES (1000001, 'x')")
+    timer = threading.Timer(0.3, outsider.commit)
+    timer.start()
+    store = Store(database.connection, sleep=lambda _: None)
+    assert store_all(store, [instance], 1) == [Outcome.STORED]
+    timer.join()
+    outsider.close()
+    assert database.rows("SELECT data FROM raw.pgcr") != []
+    assert database.rows("SELECT convert_from(data, 'UTF8') FROM raw.pgcr") == [("x",)]
+
+
+def test_error_of_one_report_leaves_the_batch_unstored(database: Database) -> None:
+    """The caller then stores each alone; half a batch would be counted twice."""
+    good = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    bad = msgspec.structs.replace(worlds.clear(2, hours=1, players=[worlds.FIRST_PLAYER]))
+    bad = msgspec.structs.replace(bad, players=bad.players * 2)  # breaks the primary key
+    store = Store(database.connection, sleep=lambda _: None)
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        store.store([worlds.report_of(good), worlds.report_of(bad)], source="test")
+    assert database.rows("SELECT * FROM core.instance") == []
+    assert store.store([worlds.report_of(good)], source="test") == [Outcome.STORED]
