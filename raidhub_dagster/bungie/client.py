@@ -1,0 +1,184 @@
+"""The blocking client for everything but the crawl: one request at a time, retried politely.
+
+The only place of this package that does I/O. Rules: docs/domain/bungie-api.md.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Container
+from datetime import UTC, datetime
+from typing import Self
+
+import requests
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from raidhub_dagster.bungie.codes import CodeClass
+from raidhub_dagster.bungie.protocol import (
+    MAX_BODY_BYTES,
+    TIMEOUT_S,
+    Answer,
+    Endpoints,
+    PgcrResult,
+    classify_pgcr,
+    headers,
+    read_answer,
+    transport_failure,
+)
+from raidhub_dagster.errors import MaintenanceError, PermanentError, TransientError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+_CHUNK_BYTES = 64 * 1024
+
+
+class BungieError(TransientError):
+    """An answer worth another try; `pause_s` is what Bungie asks for before it."""
+
+    def __init__(self, message: str, *, pause_s: float = 0, facts: dict[str, str | int]) -> None:
+        super().__init__(message, facts)
+        self.pause_s = pause_s
+
+
+class BungieClient:
+    """Sends requests through one `requests` session, so it belongs to one thread.
+
+    The key is a header of the session and stands in no error, log line or address.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        api_key: str,
+        user_agent: str,
+        *,
+        attempts: int = ATTEMPTS,
+        timeout_s: float = TIMEOUT_S,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.endpoints = endpoints
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
+        self._session = requests.Session()
+        self._session.trust_env = False  # a .netrc or proxy of the machine must not see the key
+        self._session.headers.update(headers(api_key, user_agent))
+        self._retrying = Retrying(
+            stop=stop_after_attempt(attempts),
+            wait=self._wait_s,
+            retry=retry_if_exception(_is_transient),
+            sleep=sleep,
+            reraise=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def get(self, url: str) -> bytes:
+        """The JSON of Response, an object or a list, from one of `self.endpoints`.
+
+        Raises PermanentError (not found, private, bad request, key refused), MaintenanceError, or
+        TransientError when every attempt failed.
+        """
+        return self._retrying(self._get_once, url)
+
+    def fetch_pgcr(
+        self,
+        instance_id: int,
+        tracked_hashes: Container[int],
+        *,
+        malformed_retry: int | None = None,
+        settled: bool = False,
+    ) -> PgcrResult:
+        """One attempt at a report, judged; never raises for what the network or Bungie does."""
+        url = self.endpoints.pgcr_url(instance_id, malformed_retry=malformed_retry)
+        try:
+            http_status, content_type, body = self._request(url)
+        except requests.RequestException as error:
+            return transport_failure(error)
+        return classify_pgcr(
+            http_status,
+            content_type,
+            body,
+            instance_id=instance_id,
+            tracked_hashes=tracked_hashes,
+            now=self._now(),
+            settled=settled,
+        )
+
+    def _get_once(self, url: str) -> bytes:
+        try:
+            answer = read_answer(*self._request(url))
+        except requests.RequestException as error:
+            # Its text holds the address and sometimes more; the type says enough.
+            name = type(error).__name__
+            raise BungieError(f"no answer: {name}", facts={"url": url, "error": name}) from None
+        return _response_of(answer, url)
+
+    def _request(self, url: str) -> tuple[int, str, bytes]:
+        """Status, content type and at most one byte more than MAX_BODY_BYTES.
+
+        The time limit is for the whole: `requests` by itself allows it anew for each chunk.
+        """
+        body, deadline = bytearray(), self._clock() + self._timeout_s
+        with self._session.get(
+            url, timeout=self._timeout_s, allow_redirects=False, stream=True
+        ) as reply:
+            for chunk in reply.iter_content(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    break
+                if self._clock() > deadline:
+                    raise requests.Timeout
+            return (
+                reply.status_code,
+                reply.headers.get("Content-Type", ""),
+                bytes(body[: MAX_BODY_BYTES + 1]),
+            )
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """What Bungie asks for, at least a doubling wait with jitter."""
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.pause_s if isinstance(error, BungieError) else 0.0
+        doubled_s = min(FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT_S)
+        wait_s = max(asked_s, doubled_s) + self._rng.uniform(0, FIRST_WAIT_S)
+        log.info(
+            "Bungie's API failed, trying again",
+            extra={"action": "bungie_request_retried", "error": str(error), "wait_s": wait_s},
+        )
+        return wait_s
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, TransientError)
+
+
+def _response_of(answer: Answer, url: str) -> bytes:
+    """The response of a success; any other answer as the error that its class asks for."""
+    code_class = answer.code_class
+    facts: dict[str, str | int] = {"url": url, "http_status": answer.http_status}
+    if answer.code is not None:
+        facts["code"] = answer.code
+    said = f"{answer.label} {answer.message or answer.problem}".strip()
+    if code_class is CodeClass.SUCCESS:
+        if answer.response is None:
+            raise BungieError("success without a response", facts=facts)
+        return answer.response
+    if code_class is CodeClass.MAINTENANCE:
+        raise MaintenanceError(said, facts)
+    if code_class in {CodeClass.RETRY, CodeClass.THROTTLE}:
+        raise BungieError(said, pause_s=answer.pause_s, facts=facts)
+    raise PermanentError(said, facts | {"class": code_class.value})
