@@ -27,12 +27,10 @@ class Message(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What the headers of an instance_store message say, defaults where they are silent."""
+    """What the store needs of an instance_store message's headers."""
 
-    instance_id: int | None
-    fetched_at: datetime | None
-    source: str
-    settled: bool  # the body is known not to grow any more
+    instance_id: int | None  # None: they do not tell
+    settled: bool  # the report is known not to grow any more
 
 
 def instance_store_properties(
@@ -72,15 +70,9 @@ def read_origin(headers: Mapping[str, Any] | None) -> Origin:
     A header of the wrong type counts as absent; the body alone decides what is stored.
     """
     given = headers or {}
-    instance_id, source = given.get("instance_id"), given.get("source")
-    try:
-        fetched_at = datetime.fromisoformat(str(given.get("fetched_at", "")))
-    except ValueError:
-        fetched_at = None
+    instance_id = given.get("instance_id")
     return Origin(
         instance_id if type(instance_id) is int and 0 < instance_id <= MAX_ID else None,
-        fetched_at if fetched_at is not None and fetched_at.tzinfo is not None else None,
-        source if isinstance(source, str) and source else "unknown",
         given.get("settled") is True,
     )
 

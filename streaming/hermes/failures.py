@@ -9,11 +9,13 @@ from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
+import psycopg2
+
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import PERSISTENT, Message
-from raidhub_dagster.storage.postgres import is_connection_lost, is_retried
+from raidhub_dagster.storage.postgres import is_connection_lost
 from streaming.hermes.topic import Delivery, Topic
 
 RETRY_COUNT = "x-retry-count"
@@ -22,6 +24,10 @@ LAST_ERROR = "x-last-error"
 ORIGIN = "x-origin"
 _ERROR_LENGTH = 500
 _BROKERS_OWN = ("x-death", "x-first-death", "x-last-death")
+
+# Read-only after a failover, no such schema or table yet, conflicts, disk or memory full, locks and
+# time-outs, the server's own troubles. A unique violation is not here: it can be for ever.
+_SQLSTATES = ("08", "25006", "3F", "40", "42", "53", "55P03", "57", "58")
 
 
 class Treatment(Enum):
@@ -32,11 +38,18 @@ class Treatment(Enum):
 
 
 def treatment_of(error: Exception, topic: Topic, delivery: Delivery) -> Treatment:
-    if isinstance(error, BrokerError) or is_connection_lost(error) or is_retried(error):
+    if is_infrastructure(error):
         return Treatment.PAUSE
     if isinstance(error, PermanentError):
         return Treatment.POISON
     return Treatment.RETRY if retries_of(delivery) < topic.retries else Treatment.EXHAUSTED
+
+
+def is_infrastructure(error: Exception) -> bool:
+    """True when no message is to blame: broker or database away, full, locked or not migrated."""
+    if isinstance(error, BrokerError) or is_connection_lost(error):
+        return True
+    return isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(_SQLSTATES)
 
 
 def retries_of(delivery: Delivery) -> int:

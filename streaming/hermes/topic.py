@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.settings import Settings
+from streaming.hermes.loop import Loop
+from streaming.hermes.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Topic:
     base_delay_s: int
     batch: int = 1  # messages a slot takes at once, at most
     batch_wait_s: float = 0.0  # how long it waits for a batch to fill
+    chores: tuple[Callable[[Settings, Threads], Loop], ...] = ()  # what runs beside the slots
 
     @property
     def delays_s(self) -> tuple[int, ...]:

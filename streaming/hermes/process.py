@@ -1,0 +1,75 @@
+"""One hermes process: the topics it was given, the relay, and the port that tells how they do."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import psycopg2
+
+from raidhub_dagster.errors import TransientError
+from raidhub_dagster.messaging.publisher import Publisher
+from raidhub_dagster.monitoring import health, logs
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.postgres import connected
+from streaming.hermes import relay
+from streaming.hermes.consumer import Consumer, declare
+from streaming.hermes.loop import Loop
+from streaming.hermes.threads import Threads
+from streaming.hermes.topics.registry import TOPICS
+
+log = logging.getLogger(__name__)
+
+RELAY = "relay"
+NAMES = (*TOPICS, RELAY)
+_GRACE_S = 30.0
+
+
+def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: int | None) -> None:
+    """Runs until SIGTERM or SIGINT, then drains. Raises TransientError when a thread crashed.
+
+    `names` are of NAMES; `slots` and `batch` replace the numbers of each topic.
+    """
+    logs.configure(settings.log_level, "hermes")
+    chosen = set(names)
+    topics = [
+        replace(topic, slots=slots or topic.slots, batch=batch or topic.batch)
+        for name, topic in TOPICS.items()
+        if name in chosen
+    ]
+    threads = Threads()
+    publisher = Publisher(settings, "hermes-publisher", declare=lambda c: declare(c, *topics))
+    runners: list[Consumer | Loop] = []
+    for topic in topics:
+        runners.append(Consumer(settings, topic, publisher, threads, grace_s=_GRACE_S))
+        runners.extend(chore(settings, threads) for chore in topic.chores)
+    if RELAY in chosen:
+        runners.extend(relay.loops(settings, publisher, threads))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threads.stopping.set())
+    port = settings.hermes_metrics_port if topics else settings.relay_metrics_port
+    checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
+    checks["postgres"] = lambda: _ask_postgres(settings)
+    with health.serve(port, checks), publisher:
+        log.info(
+            "Hermes runs %s",
+            ", ".join(runner.name for runner in runners),
+            extra={"action": "hermes_started"},
+        )
+        running = [threads.start(runner.name, runner.run) for runner in runners]
+        threads.stopping.wait()
+        ends_at = time.monotonic() + _GRACE_S
+        for thread in running:
+            thread.join(max(0.0, ends_at - time.monotonic()))
+    log.info("Hermes has drained", extra={"action": "hermes_stopped"})
+    if threads.crashed:
+        raise TransientError("hermes: a thread crashed, the log above says why")
+
+
+def _ask_postgres(settings: Settings) -> str | None:
+    try:
+        with connected(settings, "hermes-health"):
+            return None
+    except psycopg2.OperationalError as error:
+        return str(error).strip().splitlines()[0]

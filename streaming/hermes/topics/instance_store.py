@@ -1,0 +1,208 @@
+"""Topic instance_store: reports off the queue into PostgreSQL, many in one transaction.
+
+What must be stored is the store's business (`raidhub_dagster.storage.store`); here bodies are
+opened and parsed, and what cannot be stored leaves a row in the ledger of missed ids.
+"""
+
+import random
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from isal import igzip
+
+from raidhub_dagster.bungie.protocol import ResultKind
+from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.messaging import topology
+from raidhub_dagster.messaging.messages import read_origin
+from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.pgcr.envelope import GZIP_MAGIC, open_body
+from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.pgcr.parse import parse
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import missed
+from raidhub_dagster.storage.definitions import load_hash_names
+from raidhub_dagster.storage.postgres import connect, connected
+from raidhub_dagster.storage.store import Outcome, Report, Store
+from streaming.hermes.failures import is_infrastructure
+from streaming.hermes.loop import Loop, Step
+from streaming.hermes.threads import Threads
+from streaming.hermes.topic import Delivery, Topic
+
+_SOURCE = "hermes"
+_NAME = f"hermes-{topology.INSTANCE_STORE}"
+_RECENT = timedelta(hours=5)
+_NAMES_FOR_S = 600.0  # a corrected name of an activity shows after this long
+
+
+class MalformedError(PermanentError):
+    """The report cannot be parsed; `rejection` says where."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(f"{rejection.reason} at {rejection.field}: {rejection.detail}")
+        self.rejection = rejection
+
+
+def read(delivery: Delivery, now: datetime) -> Report:
+    """The report in a message of any generation. Raises PermanentError."""
+    origin = read_origin(delivery.headers)
+    plain = open_body(delivery.body)
+    parsed = parse(plain, now=now, expected_id=origin.instance_id, settled=origin.settled)
+    if isinstance(parsed, Rejection):
+        raise MalformedError(parsed)
+    return Report(parsed, _gzipped(plain, delivery.body))
+
+
+def _gzipped(plain: bytes, body: bytes) -> bytes:
+    """`plain` compressed: `body` itself when its gzip trailer (CRC, length) says it is just that.
+
+    That is what our own crawl publishes, and compressing again costs as much as parsing.
+    """
+    trailer = struct.pack("<II", zlib.crc32(plain), len(plain))
+    if body.startswith(GZIP_MAGIC) and body.endswith(trailer):
+        return body
+    compressed: bytes = igzip.compress(plain, mtime=0)
+    return compressed
+
+
+class InstanceStore:
+    """The handler of one slot, with a connection of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
+        self._clock = clock
+        self._connection = connect(settings, _NAME)
+        self._store = Store(self._connection, now=now)
+        self._backoff = missed.Backoff(random)
+        self._names: dict[int, tuple[str, str]] = {}
+        self._names_until = clock()
+
+    def handle(self, deliveries: Sequence[Delivery]) -> Sequence[Exception | None]:
+        outcomes: list[Exception | None] = [None] * len(deliveries)
+        reports: dict[int, Report] = {}  # by position in the batch
+        for position, delivery in enumerate(deliveries):
+            try:
+                reports[position] = read(delivery, self._now())
+            except PermanentError as error:
+                outcomes[position] = error
+        for position, failure in self._store_batch(reports):
+            outcomes[position] = failure
+        return outcomes
+
+    def give_up(self, delivery: Delivery, error: Exception) -> None:
+        """Leaves a row in the ledger of missed ids, if anything tells the id.
+
+        A malformed report is fetched again later, it may have been published too early. Whatever
+        else failed is due to us: the parked message holds all there is, so nobody has to fetch.
+        """
+        instance_id = _id_of(delivery, self._now())
+        if instance_id is None:
+            return
+        if isinstance(error, PermanentError):
+            rejection = error.rejection if isinstance(error, MalformedError) else None
+            row = missed.Missed(
+                instance_id,
+                missed.State.MALFORMED,
+                rejection.reason if rejection else "unreadable_body",
+                last_result=ResultKind.BAD_FORMAT,
+                error=str(error),
+                retry_in_s=self._backoff.delay_s(missed.State.MALFORMED, 1),
+            )
+        else:
+            row = missed.Missed(
+                instance_id, missed.State.WAITING, "store_failed", error=repr(error)
+            )
+        with self._connection, self._connection.cursor() as cursor:
+            missed.record(cursor, [row], source=_SOURCE)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _store_batch(self, reports: dict[int, Report]) -> Iterator[tuple[int, Exception]]:
+        """Stores them; those that failed, each with its reason.
+
+        A batch that fails is stored one by one, so that a bad report does not spoil the others.
+        Raises when the database is away or in conflict: that is nobody's fault.
+        """
+        if not reports:
+            return
+        started = time.perf_counter()
+        try:
+            stored = self._store.store(list(reports.values()), source=_SOURCE)
+        except Exception as error:
+            _measure("error", time.perf_counter() - started)
+            if is_infrastructure(error):
+                raise
+            if len(reports) == 1:
+                yield next(iter(reports)), error
+                return
+        else:
+            _measure("success", time.perf_counter() - started)
+            self._count(zip(reports.values(), stored, strict=True))
+            return
+        for position, report in reports.items():
+            yield from self._store_batch({position: report})
+
+    def _count(self, stored: Iterator[tuple[Report, Outcome]]) -> None:
+        """After the commit: what kinds of raids were played in the last hours."""
+        recent = self._now() - _RECENT
+        for report, outcome in stored:
+            instance = report.instance
+            if outcome is Outcome.STORED and instance.date_completed >= recent:
+                activity, version = self._names_of(instance.hash)
+                completed = str(instance.completed).lower()
+                metrics.PGCR_INSTANCE_TYPE.inc(activity, version, completed)
+
+    def _names_of(self, activity_hash: int) -> tuple[str, str]:
+        if activity_hash not in self._names or self._clock() >= self._names_until:
+            with self._connection:
+                self._names = load_hash_names(self._connection)
+            self._names_until = self._clock() + _NAMES_FOR_S
+        return self._names[activity_hash]
+
+
+def _id_of(delivery: Delivery, now: datetime) -> int | None:
+    try:
+        return read_origin(delivery.headers).instance_id or read(delivery, now).instance.instance_id
+    except PermanentError:
+        return None
+
+
+def _measure(status: str, seconds: float) -> None:
+    metrics.INSTANCE_STORAGE_OPERATIONS.labels("store_batch", status).inc()
+    metrics.INSTANCE_STORAGE_OPERATION_DURATION_SECONDS.labels("store_batch", status).observe(
+        seconds
+    )
+
+
+def _known_hashes(settings: Settings, threads: Threads) -> Loop:
+    """Stores the kept reports of unknown activities as soon as their definition is there."""
+
+    @contextmanager
+    def open_step() -> Iterator[Step]:
+        with connected(settings, f"{_NAME}-known-hashes") as connection:
+            store = Store(connection)
+            yield lambda: store.store_known_hashes() > 0
+
+    return Loop("known_hashes", open_step, threads, idle_s=10.0)
+
+
+TOPIC = Topic(
+    topology.INSTANCE_STORE,
+    InstanceStore,
+    slots=2,  # one waits for PostgreSQL while the other parses; more of them need more cores
+    retries=3,
+    base_delay_s=1,
+    batch=50,  # a bigger transaction is no faster, and holds its players' locks for longer
+    batch_wait_s=0.1,
+    chores=(_known_hashes,),
+)
