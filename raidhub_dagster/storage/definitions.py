@@ -37,6 +37,13 @@ def load_tracked_hashes(connection: Connection) -> dict[int, tuple[int, int]]:
         return {hash_: (activity, version) for hash_, activity, version in cursor}
 
 
+def load_hash_names(connection: Connection) -> dict[int, tuple[str, str]]:
+    """Activity hash -> (name of the activity, name of the version)."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SQL["select_hash_names"])
+        return {hash_: (activity, version) for hash_, activity, version in cursor}
+
+
 def load_activities(connection: Connection) -> list[Activity]:
     """Every activity, by id."""
     with connection.cursor() as cursor:

@@ -4,6 +4,13 @@
 -- The whole table: about a hundred rows.
 SELECT hash, activity_id, version_id FROM definitions.activity_version;
 
+-- name: select_hash_names
+-- The whole table: about a hundred rows.
+SELECT hash, activity.name AS activity_name, version.name AS version_name
+FROM definitions.activity_version
+JOIN definitions.activity_definition AS activity ON activity.id = activity_id
+JOIN definitions.version_definition AS version ON version.id = version_id;
+
 -- name: select_activities
 -- The whole table: about twenty rows.
 SELECT id, name, path, is_raid, is_sunset, release_date, day_one_end, contest_end, week_one_end
