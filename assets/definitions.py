@@ -1,4 +1,7 @@
-"""Game definitions: which hash is which raid. `raidhub seed` writes them; nothing here does work."""
+"""Game definitions: which hash is which raid.
+
+`raidhub seed` writes them, not Dagster: every asset here is external.
+"""
 
 from assets.tables import table
 

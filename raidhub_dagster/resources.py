@@ -10,12 +10,12 @@ from typing import Any
 import dagster as dg
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from pydantic import Field, PrivateAttr
 
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, postgres
-from raidhub_dagster.storage.postgres import Connection
 
 
 class StoreResource(dg.ConfigurableResource[None]):
@@ -29,8 +29,8 @@ class StoreResource(dg.ConfigurableResource[None]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Puts the run id into the name under which the server lists the connection."""
-        if context.run_id:
-            self._application = f"dagster {context.run_id}"
+        if context.run:
+            self._application = f"dagster {context.run.run_id}"
 
     def _load(self) -> Settings:
         return Settings(**self.settings) if self.settings else Settings.load()

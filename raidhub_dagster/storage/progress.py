@@ -6,8 +6,8 @@ Measures only; who is told, and when, is decided by the sensor.
 from typing import NamedTuple
 
 from clickhouse_connect.driver.client import Client
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.storage.postgres import Connection
 from raidhub_dagster.storage.queries import load
 
 _POSTGRES = load("postgres", "progress")
