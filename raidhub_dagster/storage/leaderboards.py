@@ -1,0 +1,167 @@
+"""Refreshes the leaderboards and the score they give to players, shows their heads, checks them.
+
+What the views rank stands in their migration, the rules in docs/domain/leaderboards.md; when each
+is refreshed is a matter of schedules.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg2 import sql
+from psycopg2.errors import ObjectNotInPrerequisiteState
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
+from psycopg2.extras import RealDictCursor
+
+from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.storage.postgres import Rng, in_transaction
+from raidhub_dagster.storage.queries import load
+
+_SQL = load("postgres", "leaderboards")
+
+WFR_SCORE = "wfr_score"
+
+# Every view of schema leaderboard, in the order of a full refresh -> what must be refreshed before
+# it: another view, or the score that `refresh_wfr_score` writes to players.
+VIEWS: Mapping[str, tuple[str, ...]] = {
+    "world_first_contest_leaderboard": (),  # WFR_SCORE comes next
+    "individual_global_leaderboard": (WFR_SCORE,),
+    "clan_leaderboard": (WFR_SCORE,),
+    "individual_raid_leaderboard": (),
+    "individual_pantheon_version_leaderboard": (),
+    "team_activity_version_leaderboard": (),
+    "team_pantheon_custom_race_leaderboard": (),
+}
+
+# Locks held at once by the score's update: the server has room for some 6000 in all.
+_PLAYERS_A_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """One refresh; the size is that of the view with its indexes."""
+
+    rows: int
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A claim that a board breaks: by how many rows, with up to five of their ids."""
+
+    claim: str
+    rows: int
+    examples: tuple[int, ...]
+
+
+def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
+    """Refreshes a view of VIEWS in one transaction; readers see the old rows until its end.
+
+    Only the first fill locks readers out, of a view that could not be read before. Raises
+    ValueError for another name, psycopg2.errors.QueryCanceled after `timeout_s` in one statement.
+    """
+    name = _qualified(view)
+    identifier = sql.Identifier("leaderboard", view)
+    started = time.monotonic()
+    with connection, connection.cursor() as cursor:
+        _limit(cursor, timeout_s)
+        cursor.execute(_SQL["is_populated"], {"view": name})
+        ((populated,),) = cursor.fetchall()
+        refresh = _SQL["refresh_view" if populated else "fill_view"]
+        cursor.execute(sql.SQL(refresh).format(view=identifier))
+        cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
+        ((rows, size_bytes),) = cursor.fetchall()
+    return Refreshed(rows, time.monotonic() - started, size_bytes)
+
+
+def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object]]:
+    """The first `n` rows as people read them, with names; a view's rows have the same keys.
+
+    A board of several activities shows the leaders of each, newest activity first. Raises
+    ValueError for a name that is not in VIEWS, PermanentError when it was never refreshed.
+    """
+    name = _qualified(view)
+    with _filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(_SQL[f"top_{view}"], {"n": n})
+        return [dict(row) for row in cursor]
+
+
+def check_positions(connection: Connection, view: str) -> list[Problem]:
+    """What a freshly refreshed view breaks: dense positions, eligibility, members; best empty.
+
+    Later it also tells what changed since: a player who went private is on the board until the
+    next refresh. Raises ValueError for a name that is not in VIEWS, PermanentError when the view
+    was never refreshed.
+    """
+    name = _qualified(view)
+    with _filled(name), connection, connection.cursor() as cursor:
+        cursor.execute(_SQL[f"check_{view}"])
+        return [Problem(claim, rows, tuple(examples)) for claim, rows, examples in cursor]
+
+
+def refresh_wfr_score(
+    connection: Connection,
+    *,
+    timeout_s: int = 900,
+    sleep: Callable[[float], None] = time.sleep,
+    rng: Rng = random,
+) -> int:
+    """Brings core.player.wfr_score to the present races; returns how many players changed.
+
+    Writes in ascending batches under the store's own locks, each batch in a transaction: a batch
+    that failed leaves a state that the next call completes. Raises PermanentError when the races
+    were never refreshed.
+    """
+    changed = _changed_scores(connection, timeout_s)
+
+    def write(batch: list[tuple[int, float]]) -> int:
+        def work(connection: Connection) -> int:
+            players, scores = zip(*batch, strict=True)
+            values = {"players": list(players), "scores": list(scores)}
+            with connection.cursor() as cursor:
+                _limit(cursor, timeout_s)
+                cursor.execute(_SQL["lock_players"], values)
+                cursor.execute(_SQL["update_wfr_scores"], values)
+                return cursor.rowcount
+
+        return in_transaction(connection, work, sleep=sleep, rng=rng)
+
+    starts = range(0, len(changed), _PLAYERS_A_BATCH)
+    return sum(write(changed[start : start + _PLAYERS_A_BATCH]) for start in starts)
+
+
+def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Problem]:
+    """Players whose score is not what the races give them; empty right after a refresh of both."""
+    changed = _changed_scores(connection, timeout_s)
+    examples = tuple(membership_id for membership_id, _ in changed[:5])
+    return [Problem("a score differs from the races", len(changed), examples)] if changed else []
+
+
+def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:
+    races = _qualified("world_first_contest_leaderboard")
+    with _filled(races), connection, connection.cursor() as cursor:
+        _limit(cursor, timeout_s)
+        cursor.execute(_SQL["changed_wfr_scores"])
+        return cursor.fetchall()
+
+
+def _qualified(view: str) -> str:
+    if view not in VIEWS:
+        raise ValueError(f"{view} is no leaderboard; there are {', '.join(VIEWS)}")
+    return f"leaderboard.{view}"
+
+
+def _limit(cursor: Cursor, timeout_s: int) -> None:
+    cursor.execute(_SQL["limit_statement"], {"limit_ms": f"{timeout_s * 1000}"})
+
+
+@contextmanager
+def _filled(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ObjectNotInPrerequisiteState as error:
+        raise PermanentError(f"{name} was never refreshed") from error
