@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -66,8 +67,9 @@ class Publisher:
         try:
             self._opened().publish(batch, self._timeout_s)
         except UnroutableError as error:
-            self.close()  # the next opening declares a queue that somebody deleted
             batch.count("error", error.queues)
+            with suppress(BrokerError):
+                self._declare_queues()  # one that somebody deleted is there for the next try
             raise
         except BrokerError:
             self.close()
@@ -85,16 +87,19 @@ class Publisher:
     def _opened(self) -> "_Link":
         with self._lock:
             if self._link is None or self._link.is_lost:
-                declaring = connect(self._settings, f"{self._name}-declare")
-                try:
-                    self._declare(declaring.channel())
-                except AMQPError as error:
-                    raise BrokerError(f"queues not declared: {error!r}") from error
-                finally:
-                    if declaring.is_open:
-                        declaring.close()
+                self._declare_queues()
                 self._link = _Link(self._settings, self._name, self._timeout_s)
             return self._link
+
+    def _declare_queues(self) -> None:
+        connection = connect(self._settings, f"{self._name}-declare")
+        try:
+            self._declare(connection.channel())
+        except AMQPError as error:
+            raise BrokerError(f"queues not declared: {error!r}") from error
+        finally:
+            if connection.is_open:
+                connection.close()
 
     def __enter__(self) -> Self:
         return self
