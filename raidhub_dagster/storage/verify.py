@@ -68,11 +68,12 @@ def wait_for_effects(
 
 
 def verify(
-    connection: Connection, client: Client | None, *, sample: int = 200
+    connection: Connection, client: Client | None, *, sample: int = 200, wait_s: float = 60
 ) -> Iterator[Finding]:
     """Every comparison, one after another; without `client` those of PostgreSQL alone.
 
-    `sample` stored reports are parsed again, all other comparisons look at every row.
+    `sample` stored reports are parsed again, all other comparisons look at every row. Effects on
+    their way to ClickHouse get `wait_s` to arrive.
     """
     for check in _RECOUNTS:
         with connection, connection.cursor() as cursor:
@@ -81,6 +82,8 @@ def verify(
         yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
     yield _reparsed(connection, sample)
     if client is not None:
+        pending = wait_for_effects(connection, wait_s)
+        yield Finding("effects", pending, ["not sent to ClickHouse yet"] if pending else [])
         differences = clickhouse_parity.compare(connection, client)
         yield Finding("clickhouse", len(differences), [str(d) for d in differences[:_SHOWN]])
 

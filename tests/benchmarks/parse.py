@@ -8,6 +8,7 @@ from time import perf_counter
 from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.pgcr.probe import probe
+from tests.benchmarks.machine import report
 from tests.support.reports import encode, make_realistic_report
 
 ROUNDS = 2000
@@ -35,5 +36,4 @@ def _median_ms(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    for name, value in run().items():
-        print(f"{name} {value:.4f}")
+    report(run)
