@@ -26,3 +26,67 @@ def hermes(topics: tuple[str, ...], slots: int | None, batch: int | None) -> Non
             f"{', '.join(unknown)}; there are: {', '.join(process.NAMES)}", param_hint="--topic"
         )
     process.run(Settings.load(), topics or process.NAMES, slots=slots, batch=batch)
+
+
+@click.command()
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 250),
+    default=25,
+    show_default=True,
+    help="Reports fetched at the same time.",
+)
+@click.option(
+    "--target",
+    type=click.IntRange(min=1),
+    help="Begin at this id less the buffer. Only for the first start: then the ledger knows.",
+)
+@click.option(
+    "--buffer",
+    type=click.IntRange(min=0),
+    default=10_000,
+    show_default=True,
+    help="Ids to begin behind the target, or behind the newest stored raid.",
+)
+@click.option("--until", type=click.IntRange(min=1), help="End when all ids up to this are done.")
+@click.option(
+    "--block-size",
+    type=click.IntRange(1, 100_000),
+    default=1000,
+    show_default=True,
+    help="Ids of one lease.",
+)
+@click.option(
+    "--lease-s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="A lease not prolonged for so long is taken over by others.",
+)
+@click.option(
+    "--retry-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiplies every pause between two tries of an id: below 1 for simulations.",
+)
+def atlas(
+    workers: int,
+    target: int | None,
+    buffer: int,
+    until: int | None,
+    block_size: int,
+    lease_s: float,
+    retry_scale: float,
+) -> None:
+    """Crawls reports upwards and publishes raids until it is stopped."""
+    from streaming.atlas import process
+    from streaming.atlas.crawler import Options
+
+    process.run(
+        Settings.load(),
+        Options(workers=workers, block_size=block_size, until=until, lease_s=lease_s),
+        target=target,
+        buffer=buffer,
+        retry_scale=retry_scale,
+    )

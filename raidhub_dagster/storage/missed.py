@@ -72,7 +72,7 @@ class Backoff:
         """
         match state:
             case State.WAITING if age_s < self._scale * _GIVE_UP_AFTER_S[state]:
-                base_s = min(15.0 * 2 ** min(attempts - 1, 10), _HOUR_S)
+                base_s = min(15.0 * 2.0 ** min(attempts - 1, 10), _HOUR_S)
             case State.WAITING:
                 base_s = _DAY_S
             case State.MALFORMED:

@@ -1,0 +1,72 @@
+"""Where a crawl begins: the ledger, else a person, else the stored raids, else the simulator."""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from raidhub_dagster.errors import ConfigurationError
+from raidhub_dagster.messaging.connection import delays
+
+log = logging.getLogger(__name__)
+
+# Ids behind the newest stored raid to begin at: reports come out of order and late.
+BUFFER = 10_000
+_NO_START = (
+    "the database holds no raid to start from: name the first id with --target"
+    " (for example 16900000000)"
+)
+
+
+def first_id(*, target: int | None, newest: int | None, buffer: int) -> int | None:
+    """The id to begin at when there is no ledger yet; None when nothing tells.
+
+    `target` is what the person named, `newest` the highest id stored; both less `buffer`.
+    """
+    start = newest if target is None else target
+    return None if start is None else max(start - buffer + 1, 1)
+
+
+def is_simulated(base_url: str) -> bool:
+    """True for an address of this machine: Bungie does not live here."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def ask_simulator(
+    session: aiohttp.ClientSession, base_url: str, sleep: Callable[[float], Awaitable[None]]
+) -> int:
+    """The simulator's first id; waits until it is up.
+
+    Raises ConfigurationError that names --target when `base_url` is no simulator.
+    """
+    if not is_simulated(base_url):
+        raise ConfigurationError(_NO_START)
+    for delay_s in delays(0.5, 10.0):
+        try:
+            async with session.get(f"{base_url}/sim/start") as response:
+                answer = await response.json() if response.status == 200 else None
+        except aiohttp.ContentTypeError:
+            answer = None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.warning(
+                "The API at %s does not answer: %r; next try in %.1f s",
+                base_url,
+                error,
+                delay_s,
+                extra={"action": "api_unreachable", "retry_s": delay_s},
+            )
+            await sleep(delay_s)
+            continue
+        start = answer.get("start_id") if isinstance(answer, dict) else None
+        if type(start) is int and start > 0:
+            return start
+        raise ConfigurationError(_NO_START)
+    raise AssertionError("unreachable")
