@@ -10,16 +10,6 @@ import click
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Benchmark(click.ParamType):
-    name = "name"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        known = _known()
-        if value not in known:
-            self.fail(f"no benchmark {value!r}; there are {', '.join(known) or 'none'}", param, ctx)
-        return value
-
-
 def _known() -> list[str]:
     """A module of tests/benchmarks that can be run is a benchmark."""
     folder = _ROOT / "tests" / "benchmarks"
@@ -27,7 +17,7 @@ def _known() -> list[str]:
 
 
 @click.command()
-@click.argument("name", type=_Benchmark())
+@click.argument("name", type=click.Choice(_known()))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object of the figures.")
 def bench(name: str, as_json: bool) -> None:
     """Run the benchmark NAME on this machine; it starts what it needs and prints medians."""
