@@ -16,7 +16,7 @@ from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.storage import clickhouse_parity
-from raidhub_dagster.storage.clickhouse_rows import read_rows, row_of
+from raidhub_dagster.storage.clickhouse_rows import decode_row, encode_row, read_rows, row_of
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "verify")
@@ -102,7 +102,7 @@ def _reparsed(connection: Connection, size: int) -> Finding:
         if isinstance(parsed, Rejection):
             wrong.append(f"{instance_id}: {parsed.reason} at {parsed.field}")
             continue
-        wanted = msgspec.to_builtins(row_of(parsed, {}))
+        wanted = decode_row(encode_row(row_of(parsed, {})))
         if _without_standings(wanted) != _without_standings(stored[instance_id]):
             wrong.append(f"{instance_id}: rows differ from the report")
     return Finding("reports", len(wrong), wrong[:_SHOWN])
