@@ -103,7 +103,7 @@ class World:
     def _insert(self, table: str, row: dict[str, object]) -> None:
         values = ", ".join(["%s"] * len(row))
         self.run(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})",  # noqa: S608  our names
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})",
             list(row.values()),
         )
 

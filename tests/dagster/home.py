@@ -1,4 +1,4 @@
-"""A DAGSTER_HOME of the repository's own dagster.yaml, for processes started by tests."""
+"""A DAGSTER_HOME of the repository's own deploy/dagster.yaml, for processes started by tests."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 def dagster_environment(postgres: Mapping[str, Any], home: Path) -> dict[str, str]:
     """Variables for processes on that database; Dagster keeps its tables in the same one."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    (home / "dagster.yaml").write_bytes((ROOT / "deploy" / "dagster.yaml").read_bytes())
     own = {f"DAGSTER_PG_{name}": postgres[f"postgres_{name.lower()}"] for name in _ADDRESS}
     raidhub = {name.upper(): value for name, value in postgres.items()}
     return {name: str(value) for name, value in (own | raidhub).items()} | {
@@ -28,9 +28,9 @@ def run_job(
     name: str, environment: Mapping[str, str], config: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`dagster job execute`, as a person types it in the repository."""
-    command = [BIN / "dagster", "job", "execute", "-m", "raidhub_dagster.definitions", "-j", name]
+    command = ["dagster", "job", "execute", "-m", "raidhub_dagster.definitions", "-j", name]
     return subprocess.run(
-        [*command, *(["-c", config] if config else [])],
+        [str(BIN / command[0]), *command[1:], *(["-c", str(config)] if config else [])],
         cwd=ROOT,
         env=environment,
         capture_output=True,

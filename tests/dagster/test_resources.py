@@ -1,6 +1,3 @@
-from collections.abc import Callable
-from typing import Any
-
 import dagster as dg
 import psycopg2
 import pytest
@@ -10,9 +7,7 @@ from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.stack.process import HOST, free_port
 
 
-def test_a_connection_names_its_run(
-    store: PostgresResource, instance: dg.DagsterInstance
-) -> None:
+def test_a_connection_names_its_run(store: PostgresResource, instance: dg.DagsterInstance) -> None:
     """A slow query in pg_stat_activity must lead to the run that sent it."""
     seen: list[str] = []
 

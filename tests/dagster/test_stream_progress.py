@@ -17,9 +17,7 @@ Tick = Callable[..., tuple[dict[str, dict[str, Any]], str | None, str | None]]
 
 
 @pytest.fixture
-def tick(
-    instance: dg.DagsterInstance, store: PostgresResource, clickhouse: dict[str, Any]
-) -> Tick:
+def tick(instance: dg.DagsterInstance, store: PostgresResource, clickhouse: dict[str, Any]) -> Tick:
     """Evaluates one tick -> (table -> metadata of its observation, cursor, why it skipped)."""
 
     def evaluate(
@@ -153,7 +151,9 @@ def test_names_clickhouse_when_it_skips_without_it(tick: Tick, away: ClickHouseR
     assert "is away" in why
 
 
-def test_fails_when_postgres_is_away(instance: dg.DagsterInstance, away: ClickHouseResource) -> None:
+def test_fails_when_postgres_is_away(
+    instance: dg.DagsterInstance, away: ClickHouseResource
+) -> None:
     """Without its first store it knows nothing: a red tick, not a quiet one."""
     lost = PostgresResource(settings={"postgres_host": HOST, "postgres_port": free_port()})
     context = dg.build_sensor_context(

@@ -1,0 +1,141 @@
+"""The leaderboards: ranks that readers page through, and the score that the races give players.
+
+Dagster owns these. Each asset refreshes one materialized view without locking its readers out;
+what the views rank, and who is eligible, is in docs/domain/leaderboards.md.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
+from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_FEAT_DEFINITION, ACTIVITY_VERSION
+from assets.tables import OWNERS
+from raidhub_dagster.failures import dagster_failures
+from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top
+
+WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
+
+# For lost connections and locks; what fails again by itself is not tried again (failures.py).
+_RETRY = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
+
+
+def leaderboard_key(view: str) -> dg.AssetKey:
+    return dg.AssetKey(["postgres", view])
+
+
+class RefreshConfig(dg.Config):
+    timeout_s: int = Field(
+        default=900,
+        gt=0,
+        description="Statement limit; past it the work hurts other statements more than stale "
+        "ranks hurt readers.",
+    )
+
+
+def _leaderboard(
+    view: str, *, description: str, deps: Sequence[dg.AssetSpec | dg.AssetsDefinition]
+) -> dg.AssetsDefinition:
+    """The asset of materialized view `leaderboard.<view>`."""
+
+    @dg.asset(
+        key=leaderboard_key(view),
+        group_name="leaderboards",
+        kinds={"postgres"},
+        owners=OWNERS,
+        description=description,
+        deps=deps,
+        metadata={"dagster/table_name": f"leaderboard.{view}"},
+        pool="postgres_refresh",
+        retry_policy=_RETRY,
+    )
+    def refresh(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+        with dagster_failures(), postgres.connection() as connection:
+            done = refresh_view(connection, view, timeout_s=config.timeout_s)
+            best = top(connection, view)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": done.rows,
+                "seconds": done.seconds,
+                "size_bytes": done.size_bytes,
+                "top_10": _table(best),
+            }
+        )
+
+    return refresh
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
+    """Rows of one query as a table; the type of a column is that of its first known value."""
+    types: dict[str, str] = {}
+    records = []
+    for row in rows:
+        cells = {n: v if isinstance(v, int | float | None) else str(v) for n, v in row.items()}
+        records.append(dg.TableRecord(cells))
+        for name, cell in cells.items():
+            if cell is not None:
+                types.setdefault(name, _COLUMN_TYPES[type(cell)])
+    columns = [dg.TableColumn(name, types.get(name, "string")) for row in rows[:1] for name in row]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+_COLUMN_TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
+
+
+world_first_contest_leaderboard = _leaderboard(
+    "world_first_contest_leaderboard",
+    description="Teams by how soon after a raid's release they cleared it under contest rules.",
+    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_DEFINITION, ACTIVITY_VERSION],
+)
+individual_raid_leaderboard = _leaderboard(
+    "individual_raid_leaderboard",
+    description="Players within each raid: clears, fresh clears, sherpas, time.",
+    deps=[PLAYER, PLAYER_STATS, ACTIVITY_DEFINITION],
+)
+individual_pantheon_version_leaderboard = _leaderboard(
+    "individual_pantheon_version_leaderboard",
+    description="Players within each Pantheon boss: clears, fresh clears, score.",
+    deps=[PLAYER, INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION],
+)
+team_activity_version_leaderboard = _leaderboard(
+    "team_activity_version_leaderboard",
+    description="The first thousand teams to clear each version of each activity.",
+    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_DEFINITION, ACTIVITY_VERSION],
+)
+team_pantheon_custom_race_leaderboard = _leaderboard(
+    "team_pantheon_custom_race_leaderboard",
+    description="Teams by how soon they cleared Insurrection Prime with exactly five feats, in "
+    "the race of 13 to 15 June 2026.",
+    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION, ACTIVITY_FEAT_DEFINITION],
+)
+
+
+@dg.asset(
+    key=WFR_SCORE_KEY,
+    group_name="leaderboards",
+    kinds={"postgres"},
+    owners=OWNERS,
+    description="Every player's score from the best rank in each world-first race; 0 without one. "
+    "Fills core.player.wfr_score, writing only what changed.",
+    deps=[world_first_contest_leaderboard, PLAYER],
+    pool="postgres_refresh",
+    retry_policy=_RETRY,
+)
+def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    with dagster_failures(), postgres.connection() as connection:
+        changed = refresh_wfr_score(connection, timeout_s=config.timeout_s)
+    return dg.MaterializeResult(metadata={"changed_players": changed})
+
+
+individual_global_leaderboard = _leaderboard(
+    "individual_global_leaderboard",
+    description="Players over all raids: clears, fresh clears, sherpas, speed, time, race score.",
+    deps=[PLAYER, wfr_score],
+)
+clan_leaderboard = _leaderboard(
+    "clan_leaderboard",
+    description="Clans by what their known members did, and by their race scores.",
+    deps=[PLAYER, wfr_score],
+)

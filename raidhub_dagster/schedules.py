@@ -1,0 +1,106 @@
+"""When leaderboards are refreshed, in UTC; times and reasons: docs/domain/leaderboards.md.
+
+A tick whose job still runs is skipped: a second refresh of the same view would only wait for the
+first one and then repeat it.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from raidhub_dagster.jobs import leaderboards
+from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.definitions import load_activities
+
+CUSTOM_RACE_START = datetime(2026, 6, 13, 17, tzinfo=UTC)
+CUSTOM_RACE_LENGTH = timedelta(hours=48)
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+Request = dg.RunRequest | dg.SkipReason
+
+
+def request_unless_running(context: dg.ScheduleEvaluationContext, job_name: str) -> Request:
+    """A run of the job, or the reason not to: one that is queued or runs already."""
+    unfinished = dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED)
+    for run in context.instance.get_runs(unfinished, limit=1):
+        return dg.SkipReason(f"{job_name} runs already: {run.run_id} is {run.status.value}")
+    return dg.RunRequest()
+
+
+def _schedule(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    def request(context: dg.ScheduleEvaluationContext) -> Request:
+        return request_unless_running(context, job_name)
+
+    return dg.ScheduleDefinition(
+        name=job_name.removesuffix("_job") + "_schedule",
+        job_name=job_name,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+        execution_fn=request,
+    )
+
+
+def follow_contests(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
+    """Refreshes the races while the definitions say that one is on; reads them at every tick."""
+    now = context.scheduled_execution_time
+    with postgres.connection() as connection:
+        activities = load_activities(connection)
+    contests = [(a.release_date, a.contest_end) for a in activities if a.contest_end]
+    if any(begin <= now < end for begin, end in contests):
+        return request_unless_running(context, leaderboards.leaderboards_contest_job.name)
+    return dg.SkipReason(f"none of {len(contests)} contests is on at {now:%Y-%m-%d %H:%M}")
+
+
+def follow_custom_race(context: dg.ScheduleEvaluationContext) -> Request:
+    """Refreshes the race during its 48 hours; the cron alone would do so again every June."""
+    since_start = context.scheduled_execution_time - CUSTOM_RACE_START
+    if timedelta(0) <= since_start < CUSTOM_RACE_LENGTH:
+        return request_unless_running(context, leaderboards.leaderboards_custom_race_job.name)
+    return dg.SkipReason(f"the race was on for 48 hours from {CUSTOM_RACE_START.isoformat()}")
+
+
+LEADERBOARD_SCHEDULES = [
+    _schedule(leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."),
+    _schedule(
+        leaderboards.leaderboards_global_job.name, "5 10 * * *", "Global ranks, daily at 10:05."
+    ),
+    _schedule(
+        leaderboards.leaderboards_world_first_job.name,
+        "0 17 * * *",
+        "World-first races and the scores from them, daily at the reset, 17:00.",
+    ),
+    _schedule(
+        leaderboards.leaderboards_version_job.name,
+        "0 19 * * *",
+        "Boards by activity version and the custom race, daily at 19:00.",
+    ),
+    _schedule(
+        leaderboards.leaderboards_clan_job.name, "0 12 * * 1", "Clan ranks, Mondays at 12:00."
+    ),
+    dg.schedule(
+        name="leaderboards_contest_schedule",
+        job=leaderboards.leaderboards_contest_job,
+        cron_schedule="*/5 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="World-first races every 5 minutes while a contest is on.",
+    )(follow_contests),
+    dg.schedule(
+        name="leaderboards_custom_race_schedule",
+        job=leaderboards.leaderboards_custom_race_job,
+        cron_schedule="*/3 * 13-15 6 *",  # only the race's days: else 480 skipped ticks a day
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
+        "otherwise the schedule of the version boards refreshes it once a day.",
+    )(follow_custom_race),
+]

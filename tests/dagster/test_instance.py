@@ -1,0 +1,68 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from tests.dagster.conftest import World
+from tests.dagster.home import dagster_environment, run_job
+
+CONFIG = """\
+ops:
+  postgres__individual_raid_leaderboard:
+    config:
+      timeout_s: 60
+"""
+
+
+@pytest.fixture
+def environment(
+    postgres: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The variables of a Dagster home on the test's database, also set in this process."""
+    own = dagster_environment(postgres, tmp_path / "home")
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    return {**os.environ, **own}
+
+
+def test_a_job_typed_in_a_shell_is_recorded(
+    environment: dict[str, str], world: World, tmp_path: Path
+) -> None:
+    """Repairs at night are run so: exit code 0, and the run in the same history as all others."""
+    world.player(7, clears=3)
+    config = tmp_path / "run.yaml"
+    config.write_text(CONFIG)
+    done = run_job("leaderboards_raid_job", environment, config)
+    assert done.returncode == 0, done.stderr
+    assert world.rows("SELECT clears FROM leaderboard.individual_raid_leaderboard") == [(3,)]
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        (run,) = instance.get_runs()
+        assert (run.job_name, run.status) == ("leaderboards_raid_job", dg.DagsterRunStatus.SUCCESS)
+        key = dg.AssetKey(["postgres", "individual_raid_leaderboard"])
+        (told,) = instance.fetch_materializations(key, limit=1).records
+        assert told.asset_materialization is not None
+        assert told.asset_materialization.metadata["dagster/row_count"].value == 1
+
+
+def test_a_refused_config_ends_the_command_with_an_error(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(CONFIG.replace("60", "-1"))
+    done = run_job("leaderboards_raid_job", environment, config)
+    assert done.returncode != 0
+    assert "timeout_s" in done.stderr
+
+
+def test_the_instance_is_the_one_that_dagster_yaml_describes(environment: dict[str, str]) -> None:
+    """A key that Dagster ignores silently would cost its protection without a word."""
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
+        assert instance.run_retries_enabled
+        assert instance.run_monitoring_enabled
+        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+        pools = instance.get_concurrency_config().pool_config
+        assert pools.default_pool_limit == 1
