@@ -51,7 +51,8 @@ def migrate_postgres(settings: Settings, *, folder: Path = MIGRATIONS) -> list[s
 
     Creates the database and the readers' role when absent. Several at once, also for different
     databases of one server, wait for each other. A process killed at any moment leaves nothing
-    that stops the next one: each migration commits together with its mark.
+    that stops the next one: locks belong to connections, and each migration commits together with
+    its mark.
 
     Raises PermanentError naming the migration that failed, ConfigurationError when the readers'
     role would be the owner, psycopg2.OperationalError when the server is away.
@@ -97,6 +98,9 @@ class _Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo has no types
     def connect(self, dburi: DatabaseURI) -> Connection:  # noqa: ARG002  settings know the address
         connection = connect(self._settings, _APPLICATION_NAME)
         connection.autocommit = True  # yoyo sends its own BEGIN
+        with connection.cursor() as cursor:
+            cursor.execute(_SQL["end_with_client"])
+            cursor.execute(_SQL["lock_migrations"])
         return connection
 
     def apply_one(self, migration: Migration, **_: Any) -> None:

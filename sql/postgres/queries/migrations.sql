@@ -2,9 +2,14 @@
 -- identifiers, put in by psycopg2.sql; {password} is a verifier, never the password itself.
 
 -- name: lock_migrations
--- Taken in the server's maintenance database, because roles and databases belong to the whole
--- server; held until the connection ends, so a killed run cannot leave it behind.
+-- Held until the connection ends, so a killed run cannot leave it behind. Taken twice: in the
+-- maintenance database, because databases and roles belong to the whole server, and by the
+-- connection that migrates, whose statement may outlive a killed client for a while.
 SELECT pg_advisory_lock(7305127);
+
+-- name: end_with_client
+-- By default a long statement of a killed client runs to its end.
+SET client_connection_check_interval = '1s';
 
 -- name: database_exists
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s);
