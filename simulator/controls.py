@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -166,7 +167,8 @@ async def _lines(request: web.Request, items: Iterator[dict[str, Any]]) -> web.S
     def chunk() -> bytes:
         return b"".join(msgspec.json.encode(item) + b"\n" for item in islice(items, _CHUNK))
 
-    while lines := await asyncio.to_thread(chunk):
-        await response.write(lines)
-    await response.write_eof()
+    with suppress(ConnectionResetError):  # whoever has read enough may leave
+        while lines := await asyncio.to_thread(chunk):
+            await response.write(lines)
+        await response.write_eof()
     return response

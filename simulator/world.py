@@ -239,7 +239,7 @@ class World:
             callsign=name[:3].upper(),
             motto=f"  {name} never wipes &#33;",
             members=range(first, first + size),
-            is_gone=(bits >> 30) % 40 == 39,
+            is_gone=(bits >> 30) % 20 == 19,
         )
 
     def clan_of(self, player: int) -> Clan | None:
