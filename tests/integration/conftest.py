@@ -1,0 +1,27 @@
+"""Fixtures that several modules of this folder share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import clickhouse as ch
+from raidhub_dagster.storage import clickhouse_lookups
+from raidhub_dagster.storage import postgres as pg
+from tests.support.analytics import Analytics
+
+
+@pytest.fixture
+def analytics(
+    postgres: dict[str, Any], clickhouse: dict[str, Any], settings_for: Callable[..., Settings]
+) -> Iterator[Analytics]:
+    """Both stores, empty but for the definitions."""
+    settings = settings_for(postgres, clickhouse)
+    with (
+        closing(pg.connect(settings, "pytest")) as connection,
+        closing(ch.connect(settings, "pytest")) as client,
+    ):
+        clickhouse_lookups.refresh_lookups(connection, client)
+        yield Analytics(settings, connection, client)

@@ -1,0 +1,144 @@
+"""A world for tests of ClickHouse: both stores, runs on days that the aggregates still keep."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+from psycopg2.extensions import connection as Connection  # noqa: N812
+
+from raidhub_dagster.pgcr.model import Character, Instance, Player, Weapon
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import clickhouse_sender
+from raidhub_dagster.storage.clickhouse_sender import Sent
+from raidhub_dagster.storage.store import Outcome, Store
+from tests.support.worlds import report_of
+
+HASH = 1374392663  # King's Fall, Standard
+ACTIVITY, VERSION = 11, 1
+# A full hour, far enough back that runs around it have ended, well within a month.
+HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=5)
+# Two months, both within reach of the sender; their aggregates by hour are expired.
+LAST_YEAR = datetime(HOUR.year - 1, 6, 30, 23, 30, tzinfo=UTC)
+
+VIEWS = {
+    "population": "SELECT hour, activity_id, sum(player_count) FROM player_population_by_hour"
+    " GROUP BY ALL HAVING sum(player_count) > 0 ORDER BY ALL",
+    "clear_time": "SELECT bungie_day, activity_id, version_id,"
+    " quantilesMerge(0.05, 0.1, 0.5, 0.9)(clear_time) FROM clear_time_by_day"
+    " GROUP BY ALL ORDER BY ALL",
+    "weapons": "SELECT hour, activity_id, weapon_hash, sum(usage_count), sum(kill_count),"
+    " sum(precision_kill_count) FROM weapon_meta_by_hour GROUP BY ALL ORDER BY ALL",
+    "relations": "SELECT membership_id, related_membership_id, sum(weight)"
+    " FROM player_relation_weights_bidirectional GROUP BY ALL ORDER BY ALL",
+}
+
+
+@dataclass
+class Analytics:
+    settings: Settings
+    postgres: Connection
+    clickhouse: Client
+
+    def store(self, *instances: Instance) -> list[Outcome]:
+        return Store(self.postgres).store([report_of(i) for i in instances], source="test")
+
+    def send(self, *, after: timedelta = timedelta(minutes=10), **limits: Any) -> Sent:
+        """One step, so late that everything waiting is due."""
+        now = datetime.now(UTC) + after
+        return clickhouse_sender.send_pending(self.postgres, self.clickhouse, now=now, **limits)
+
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Of PostgreSQL; a statement that returns nothing gives no rows."""
+        with self.postgres, self.postgres.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def select(self, statement: str) -> list[tuple[Any, ...]]:
+        """Of ClickHouse."""
+        return [tuple(row) for row in self.clickhouse.query(statement).result_rows]
+
+    def views(self) -> dict[str, list[tuple[Any, ...]]]:
+        """What readers of the four aggregates see."""
+        return {name: self.select(statement) for name, statement in VIEWS.items()}
+
+    def instances(self) -> list[tuple[Any, ...]]:
+        """(instance_id, revision, first clears, sherpas), as readers see them, by id."""
+        return self.select(
+            "SELECT instance_id, revision, arraySum(players.is_first_clear),"
+            " arraySum(players.sherpas) FROM instance FINAL ORDER BY instance_id"
+        )
+
+
+def run(
+    instance_id: int,
+    *,
+    started: datetime = HOUR + timedelta(minutes=30),
+    duration: int = 3600,
+    players: Sequence[int] = (1, 2),
+    weapons: Iterable[tuple[int, int, int]] = ((70, 5, 2),),
+    fresh: bool | None = True,
+    completed: bool = True,
+    hash: int = HASH,  # noqa: A002  the column's name
+) -> Instance:
+    """One character a player, each with all `weapons` (hash, kills, precision kills)."""
+    return Instance(
+        instance_id=instance_id,
+        hash=hash,
+        platform_type=-1,
+        date_started=started,
+        date_completed=started + timedelta(seconds=duration),
+        duration=duration,
+        score=0,
+        player_count=len(players),
+        completed=completed,
+        deathless=False,
+        fresh=fresh,
+        flawless=None,
+        skull_hashes=(),
+        players=tuple(
+            _player(number, started, duration, completed, weapons) for number in sorted(players)
+        ),
+    )
+
+
+def _player(
+    number: int,
+    started: datetime,
+    duration: int,
+    completed: bool,
+    weapons: Iterable[tuple[int, int, int]],
+) -> Player:
+    used = tuple(Weapon(*weapon) for weapon in sorted(weapons))
+    return Player(
+        membership_id=number,
+        membership_type=3,
+        icon_path="/a.png",
+        display_name="Ann",
+        bungie_global_display_name="Ann",
+        bungie_global_display_name_code="0001",
+        completed=completed,
+        time_played_seconds=duration,
+        first_seen=started,
+        last_seen=started + timedelta(seconds=duration),
+        characters=(
+            Character(
+                character_id=1000 + number,
+                class_hash=None,
+                emblem_hash=4242,
+                completed=completed,
+                score=1,
+                kills=sum(w.kills for w in used),
+                assists=0,
+                deaths=1,
+                precision_kills=0,
+                super_kills=0,
+                grenade_kills=0,
+                melee_kills=0,
+                time_played_seconds=duration,
+                start_seconds=0,
+                weapons=used,
+            ),
+        ),
+    )
