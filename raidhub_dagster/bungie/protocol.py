@@ -130,7 +130,7 @@ class Problem(StrEnum):
 
     NONE = ""
     TOO_LARGE = "too_large"
-    BLOCK_PAGE = "block_page"  # the edge refuses us, whatever the status says
+    BLOCK_PAGE = "block_page"  # the edge refuses us with a status of success
     NOT_JSON = "not_json"
     NO_CODE = "no_code"  # JSON, but without a usable ErrorCode
 
@@ -201,7 +201,7 @@ def read_answer(http_status: int, content_type: str, body: bytes) -> Answer:
         return _without_code(http_status, Problem.TOO_LARGE)
     envelope = split_object(body) if "application/json" in content_type.lower() else None
     if envelope is None:
-        blocked = _is_block_page(body)
+        blocked = 200 <= http_status < 300 and _is_block_page(body)  # else the status says it
         return _without_code(http_status, Problem.BLOCK_PAGE if blocked else Problem.NOT_JSON)
     response = envelope.get("Response", b"")
     code = _integer(envelope.get("ErrorCode"))

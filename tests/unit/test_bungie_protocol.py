@@ -98,6 +98,7 @@ NO_CODES: list[object] = [None, "x", 1.5, True, [], {}, "", 0, "0"]
                 "ACCESS DENIED",
             )
         ],
+        (500, HTML, page("Just a moment..."), Kind.EXTERNAL_ERROR),
         (200, HTML, b" " * 70_000 + page("Access denied"), Kind.EXTERNAL_ERROR),
         (200, HTML, b"<title>Access denied", Kind.EXTERNAL_ERROR),
         (200, "text/plain", b"ok", Kind.EXTERNAL_ERROR),
