@@ -179,7 +179,8 @@ def _bad_period(response: Response) -> None:
 
 
 def _no_hash(response: Response) -> None:
-    response["activityDetails"].update(directorActivityHash=0, referenceId=0)
+    # With the mode, or a raid that only its hash marks would be none at all.
+    response["activityDetails"].update(directorActivityHash=0, referenceId=0, mode=4)
 
 
 def _no_entries(response: Response) -> None:

@@ -98,7 +98,8 @@ def _player_facts(run: Run, membership_id: int, entries: list[Entry]) -> Facts:
     return {
         "membership_id": membership_id,
         "membership_type": next((e.membership_type for e in entries if e.membership_type), None),
-        "completed": any(e.completed == 1 and e.reason == 0 for e in entries),
+        # The reason is the run's: what the first entry says holds for all.
+        "completed": run.entries[0].reason == 0 and any(e.completed == 1 for e in entries),
         "time_played_seconds": seconds_together(entries, run.duration),
         "characters": [_character_facts(run, *item) for item in sorted(by_character.items())],
     }

@@ -331,7 +331,7 @@ class World:
     def lineup(self, rng: Random, size: int) -> list[int]:
         """Players of one run: a standing team whose share falls with its number, and guests."""
         teams = max(self.config.players // 4, 1)
-        first = int(teams * rng.random() ** 3) * 4
+        first = int(teams * rng.random() ** 2) * 4
         chosen: list[int] = []
         while len(chosen) < size:
             guest = rng.random() < 0.15 or len(chosen) >= 6
@@ -388,8 +388,10 @@ class World:
                 entry.kills = entry.assists = entry.precision = 0
                 entry.supers = entry.grenades = entry.melees = 0
                 entry.weapons = []
-        if 0.005 <= odd < 0.010:
-            entries[-1].completed, entries[-1].reason = 1, 2  # completed, yet failed
+        if 0.005 <= odd < 0.010:  # completed, yet failed: one entry says so, or all
+            entries[-1].completed = 1
+            for entry in entries[-1:] if odd < 0.0075 else entries:
+                entry.reason = 2
         phase, flag = self._start_marks(rng, version, period, fresh, deathless)
         skulls: list[int] = []
         if version.version_id == CUSTOM_RACE_VERSION and contest is not None:
