@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from raidhub_dagster.bungie.codes import CodeClass
 from raidhub_dagster.bungie.protocol import (
@@ -73,7 +73,7 @@ class BungieClient:
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts),
             wait=self._wait_s,
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception_type(TransientError),
             sleep=sleep,
             reraise=True,
         )
@@ -160,10 +160,6 @@ class BungieClient:
             extra={"action": "bungie_request_retried", "error": str(error), "wait_s": wait_s},
         )
         return wait_s
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, TransientError)
 
 
 def _response_of(answer: Answer, url: str) -> bytes:

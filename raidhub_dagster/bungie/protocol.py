@@ -184,7 +184,8 @@ class Answer:
         return f"Http{self.http_status}"
 
 
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+# Bounded, or a page full of half titles would take seconds.
+_TITLE = re.compile(r"<title[^>]{0,200}>(.{0,200}?)</title>", re.IGNORECASE | re.DOTALL)
 _TITLE_WITHIN = 64 * 1024  # a title stands at the top: no need to read a whole page of MBs
 _BLOCK_PAGES = (
     "attention required! | cloudflare",
@@ -240,8 +241,9 @@ def _integer(raw: bytes | None) -> int | None:
 
 
 def _text(raw: bytes | None) -> str:
+    """At most 200 characters, without NUL: it ends in logs and in a column."""
     try:
-        return msgspec.json.decode(raw or b"", type=str)[:200]
+        return msgspec.json.decode(raw or b"", type=str)[:200].replace("\0", "")
     except Undecodable:
         return ""
 

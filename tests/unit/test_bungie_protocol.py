@@ -365,9 +365,9 @@ def test_an_answer_may_hold_a_list() -> None:
 
 
 def test_texts_of_an_answer_are_kept_short() -> None:
-    """They go to logs."""
-    answer = read_answer(200, JSON, error(5, Message="m" * 5000, ErrorStatus=7))
-    assert (answer.message, answer.status) == ("m" * 200, "")
+    """They go to logs, and PostgreSQL refuses NUL."""
+    answer = read_answer(200, JSON, error(5, Message="m\0" * 5000, ErrorStatus=7))
+    assert (answer.message, answer.status) == ("m" * 100, "")
 
 
 ENDPOINTS = Endpoints("https://www.example", "https://stats.example")
