@@ -190,9 +190,9 @@ class World:
         bits = chance.mix(self._people ^ number)
         membership_type = (3, 3, 3, 3, 3, 3, 2, 2, 2, 1, 1, 6)[bits % 12]
         name = "".join(_SYLLABLES[(bits >> shift) % 20] for shift in (4, 9, 14)).capitalize()
-        if bits >> 20 & 31 == 0:
+        if bits >> 20 & 127 == 0:
             name = f"{name}\u30c4"  # names outside of ASCII
-        elif bits >> 20 & 31 == 1:
+        elif bits >> 20 & 127 == 1:
             name = f'{name} "{number}" \\o/'  # names that need escaping
         cross_save = (bits >> 26) & 3 == 0
         nameless = (bits >> 28) % 200 == 0
