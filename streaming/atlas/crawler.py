@@ -38,7 +38,7 @@ _DUE_EVERY_S = 1.0
 _LOOK_AROUND_EVERY_S = 5.0  # published ids that others saw, depth of the queue
 _REPORT_EVERY_S = 15.0
 _DEFINITIONS_EVERY_S = 60.0
-_PRUNE_EVERY_S = 3600.0
+_PRUNE_EVERY_S = 600.0
 _LAG_WINDOW_S = 240.0
 _LEAVE_S = 5.0
 
@@ -352,6 +352,7 @@ class Crawler:
         )
 
     async def _every(self, seconds: float, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await self._sleep(seconds)
         while not self._stop.is_set():
             await step()
             await self._sleep(seconds)

@@ -162,7 +162,10 @@ class Plan:
             asked, probes = self.head.round(self._highest_issued)
             self._soon.extend(asked)
             self._soon.extend(probes)
-        visit = self._next_paused(now) or self._next_due() or self._next_new()
+        if self.gate.is_open:
+            visit = self._next_paused(now) or self._next_due() or self._next_new()
+        else:  # rather an id that has not failed yet: some always do
+            visit = self._next_new() or self._next_paused(now) or self._next_due()
         if visit is not None:
             visit.is_trial = self.gate.enter()
             self.in_flight += 1

@@ -51,7 +51,7 @@ async def ask_simulator(
         raise ConfigurationError(_NO_START)
     for delay_s in delays(0.5, 10.0):
         try:
-            async with session.get(f"{base_url}/sim/start") as response:
+            async with session.get(f"{base_url}/sim") as response:
                 answer = await response.json() if response.status == 200 else None
         except aiohttp.ContentTypeError:
             answer = None
@@ -65,7 +65,7 @@ async def ask_simulator(
             )
             await sleep(delay_s)
             continue
-        start = answer.get("start_id") if isinstance(answer, dict) else None
+        start = answer.get("first_id") if isinstance(answer, dict) else None
         if type(start) is int and start > 0:
             return start
         raise ConfigurationError(_NO_START)

@@ -73,5 +73,5 @@ WHERE EXISTS (
 SELECT state, count(*) FROM streaming.missed_pgcr GROUP BY state;
 
 -- name: prune
--- A scan, once an hour.
+-- A scan, every ten minutes.
 DELETE FROM streaming.missed_pgcr WHERE closed_at < now() - interval '30 days';

@@ -1,0 +1,328 @@
+"""Decisions of the crawl on a virtual clock: the head, retries, settled reports, the gate."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from raidhub_dagster.bungie.codes import CodeClass
+from raidhub_dagster.bungie.protocol import PgcrResult, ResultKind, transport_failure
+from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.storage.ledger import Block
+from raidhub_dagster.storage.missed import Backoff, Due, State
+from streaming.atlas.head import WAITING_LIMIT
+from streaming.atlas.plan import ERRORS_IN_A_ROW, MOST_PAUSED, Plan
+from streaming.atlas.visit import Visit
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DAY_S = 86400.0
+
+NON_RAID = PgcrResult(ResultKind.NON_RAID, 1, "Success", "")
+RAID = PgcrResult(ResultKind.SUCCESS, 1, "Success", "", response=b"{}")
+NOT_FOUND = PgcrResult(ResultKind.NOT_FOUND, 1653, "DestinyPGCRNotFound", "")
+BLOCKED = PgcrResult(ResultKind.INSUFFICIENT_PRIVILEGES, 12, "InsufficientPrivileges", "")
+MAINTENANCE = PgcrResult(ResultKind.SYSTEM_DISABLED, 5, "SystemDisabled", "")
+BAD_KEY = PgcrResult(
+    ResultKind.EXTERNAL_ERROR, 2101, "ApiInvalidOrExpiredKey", "", CodeClass.KEY_PROBLEM
+)
+THROTTLED = PgcrResult(
+    ResultKind.RATE_LIMITED, 31, "ThrottleLimitExceeded", "", throttle_seconds=10
+)
+FAILED = transport_failure(TimeoutError())
+
+
+def malformed(ended: timedelta, response: bytes = b'{"entries":[]}') -> PgcrResult:
+    return PgcrResult(
+        ResultKind.BAD_FORMAT,
+        1,
+        "Success",
+        "",
+        response=response,
+        rejection=Rejection("extended_missing", "entries[0].extended"),
+        ended_at=NOW - ended,
+    )
+
+
+class Crawl:
+    """A plan on a virtual clock, and an API that answers with `answer(id)`."""
+
+    def __init__(self, answer: Callable[[int], PgcrResult], *, workers: int = 5) -> None:
+        self.time = 0.0
+        self.answer = answer
+        self.asked: list[tuple[float, int]] = []
+        self.published: list[tuple[int, bool]] = []
+        rng = random.Random(1)
+        self.plan = Plan(
+            workers=workers,
+            resolved=0,
+            backoff=Backoff(rng),
+            rng=rng,
+            clock=lambda: self.time,
+            now=lambda: NOW,
+        )
+
+    def step(self) -> bool:
+        """Starts what may start, answers all of it; False when nothing may start now."""
+        visits: list[Visit] = []
+        while (visit := self.plan.next_visit()) is not None:
+            visits.append(visit)
+            self.asked.append((self.time, visit.instance_id))
+        for visit in visits:
+            report = self.plan.answered(visit, self.answer(visit.instance_id))
+            if report is not None:
+                self.published.append((visit.instance_id, report.settled))
+                self.plan.published(visit)
+        return bool(visits)
+
+    def run(self, seconds: float) -> None:
+        """Lets the virtual clock go on, from one thing that happens to the next."""
+        end = self.time + seconds
+        while True:
+            while self.step():
+                pass
+            next_at = self.plan.next_at()
+            if next_at > end:
+                self.time = end
+                return
+            self.time = max(next_at, self.time + 0.001)
+
+    @property
+    def tries(self) -> Counter[int]:
+        return Counter(instance_id for _, instance_id in self.asked)
+
+
+def test_finishes_a_block_when_every_id_answers() -> None:
+    crawl = Crawl(lambda i: RAID if i == 103 else NON_RAID)
+    crawl.plan.add_block(Block(101, 110))
+    crawl.run(1)
+    (done,) = crawl.plan.take_done()
+    assert (done.first_id, done.raids, done.non_raids, done.missed) == (101, 1, 9, ())
+    assert crawl.published == [(103, False)]
+    assert crawl.plan.held == []
+
+
+def test_never_gives_up_an_id_while_no_higher_one_is_published() -> None:
+    """A 404 at the head means not yet: hours of silence must not fill missed_pgcr."""
+    crawl = Crawl(lambda _: NOT_FOUND)
+    crawl.plan.add_block(Block(101, 1100))
+    crawl.run(3 * 3600)
+    assert crawl.plan.take_done() == []
+    assert not crawl.plan.wants_block(10_000)
+    assert len(crawl.asked) < 3 * 3600  # less than one request a second for nothing
+
+
+def test_goes_on_at_once_when_the_silence_ends() -> None:
+    """Publication is bursty; each second of delay here is lag for every reader."""
+    head = 0
+    crawl = Crawl(lambda i: NON_RAID if i <= head else NOT_FOUND)
+    crawl.plan.add_block(Block(101, 1100))
+    crawl.run(2400)
+    head = 10_000
+    crawl.run(20)
+    (done,) = crawl.plan.take_done()
+    assert (done.first_id, done.non_raids) == (101, 1000)
+
+
+@pytest.mark.parametrize("size", [1, 30, 1140, 15_680])
+def test_gets_past_a_hole(size: int) -> None:
+    """Runs of up to 15 680 ids that never came are known; taken for the head they stop the crawl."""
+    hole = range(151, 151 + size)
+    crawl = Crawl(lambda i: NOT_FOUND if i in hole else NON_RAID, workers=25)
+    crawl.plan.add_block(Block(101, hole[-1] + 50))
+    crawl.run(3600)
+    (done,) = crawl.plan.take_done()
+    assert (done.non_raids, {row.instance_id for row in done.missed}) == (100, set(hole))
+    assert {row.state for row in done.missed} == {State.WAITING}
+    tries = crawl.tries
+    assert min(tries[i] for i in hole) >= 4
+    assert len(crawl.asked) < 5 * size + 400  # polls and probes come on top
+
+
+def test_rests_between_tries_without_holding_a_worker() -> None:
+    """A late id must not slow its neighbours: one worker, and the others are done long before."""
+    crawl = Crawl(lambda i: NOT_FOUND if i == 101 else NON_RAID, workers=1)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.run(600)
+    times = [at for at, instance_id in crawl.asked if instance_id == 101]
+    assert all(later - earlier > 3.5 for earlier, later in zip(times[1:], times[2:], strict=False))
+    assert max(at for at, instance_id in crawl.asked if instance_id == 200) < times[-1]
+    (done,) = crawl.plan.take_done()
+    assert [(row.instance_id, row.reason) for row in done.missed] == [(101, "not_found")]
+
+
+def test_bounds_the_ids_that_rest() -> None:
+    """A hole of a million ids must not end in a million objects in memory."""
+    crawl = Crawl(lambda i: NON_RAID if i == 50_000 else NOT_FOUND, workers=25)
+    crawl.plan.learn(50_000)
+    crawl.plan.add_block(Block(101, 10_000))
+    crawl.run(3)
+    assert len(crawl.tries) <= MOST_PAUSED + 25
+
+
+def test_records_a_withheld_report_as_blocked() -> None:
+    crawl = Crawl(lambda i: BLOCKED if i == 102 else NON_RAID)
+    crawl.plan.add_block(Block(101, 103))
+    crawl.run(1)
+    (done,) = crawl.plan.take_done()
+    (row,) = done.missed
+    assert (row.state, row.last_result) == (State.BLOCKED, 5)
+    assert row.retry_in_s == pytest.approx(60, rel=0.21)
+
+
+def test_records_a_malformed_report_after_three_fetches() -> None:
+    crawl = Crawl(lambda i: malformed(timedelta(hours=1)) if i == 101 else NON_RAID)
+    crawl.plan.add_block(Block(101, 102))
+    crawl.run(600)
+    (done,) = crawl.plan.take_done()
+    (row,) = done.missed
+    assert (row.state, row.reason) == (State.MALFORMED, "extended_missing")
+    assert crawl.tries[101] == 3
+
+
+def test_tells_caches_that_a_malformed_report_is_asked_again() -> None:
+    """The edge would answer the same broken body for hours."""
+    crawl = Crawl(lambda _: malformed(timedelta(hours=1)))
+    crawl.plan.add_block(Block(101, 101))
+    visit = crawl.plan.next_visit()
+    assert visit is not None
+    assert visit.malformed_retry is None
+    crawl.plan.answered(visit, malformed(timedelta(hours=1)))
+    assert visit.malformed_retry == 1
+
+
+# Complete but for `extended`, which is accepted once settled.
+BARE = (
+    b'{"period":"2025-12-01T00:00:00Z","activityDetails":{"instanceId":"101","mode":4,'
+    b'"membershipType":3,"referenceId":1441982566,"directorActivityHash":1441982566},'
+    b'"activityWasStartedFromBeginning":true,"startingPhaseIndex":0,"entries":[{"characterId":"5",'
+    b'"player":{"destinyUserInfo":{"membershipType":3,"membershipId":"4611686018400000001"}},'
+    b'"values":{"activityDurationSeconds":{"basic":{"value":600}}}}]}'
+)
+
+
+@pytest.mark.parametrize(("ended", "is_settled"), [(49, True), (47, False)])
+def test_takes_an_old_malformed_report_that_comes_twice_alike(ended: int, is_settled: bool) -> None:
+    """It is as complete as it ever gets; a younger one may still grow."""
+    crawl = Crawl(lambda _: malformed(timedelta(hours=ended), BARE))
+    crawl.plan.add_block(Block(101, 101))
+    crawl.run(600)
+    assert crawl.published == ([(101, True)] if is_settled else [])
+
+
+def test_asks_nothing_during_maintenance_but_one_fetch_a_minute() -> None:
+    """25 workers on a switched-off API are what gets an application blocked."""
+    crawl = Crawl(lambda _: MAINTENANCE)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.run(600)
+    assert len(crawl.asked) <= 5 + 600 / 60
+    crawl.answer = lambda _: NON_RAID
+    crawl.run(130)
+    (done,) = crawl.plan.take_done()
+    assert (done.non_raids, done.missed) == (100, ())
+
+
+def test_keeps_the_pause_a_throttle_asks_for() -> None:
+    crawl = Crawl(lambda _: THROTTLED, workers=1)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.run(25)
+    first, second = (at for at, _ in crawl.asked)
+    assert second - first >= 10
+
+
+def test_gives_up_an_id_that_is_throttled_ten_times_in_a_row() -> None:
+    """The predecessor looped on it for ever."""
+    crawl = Crawl(lambda i: THROTTLED if i == 101 else NON_RAID)
+    crawl.plan.add_block(Block(101, 102))
+    crawl.run(7200)
+    (done,) = crawl.plan.take_done()
+    assert [row.reason for row in done.missed] == ["rate_limited"]
+
+
+def test_stops_at_a_refused_key_and_says_so() -> None:
+    crawl = Crawl(lambda _: BAD_KEY)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.run(600)
+    assert len(crawl.asked) <= 5 + 600 / 60
+    assert "BUNGIE_API_KEY" in crawl.plan.gate.reason
+    assert crawl.plan.take_done() == []
+
+
+def test_does_not_blame_the_ids_for_an_outage() -> None:
+    """An hour without the API would else turn every id of that hour into a missed row."""
+    crawl = Crawl(lambda _: FAILED)
+    crawl.plan.add_block(Block(101, 1000))
+    crawl.run(3600)
+    assert len(crawl.asked) < ERRORS_IN_A_ROW + 100
+    crawl.answer = lambda _: NON_RAID
+    crawl.run(600)
+    (done,) = crawl.plan.take_done()
+    assert done.non_raids > 870
+
+
+def test_an_id_that_always_fails_does_not_keep_the_gate_shut() -> None:
+    crawl = Crawl(lambda i: FAILED if i < 101 + ERRORS_IN_A_ROW else NON_RAID)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.run(3600)
+    (done,) = crawl.plan.take_done()
+    assert {row.instance_id for row in done.missed} == set(range(101, 101 + ERRORS_IN_A_ROW))
+
+
+def test_fetches_missed_rows_with_a_tenth_of_the_workers() -> None:
+    """A flood of old trouble must not hold up what is new."""
+    crawl = Crawl(lambda _: NON_RAID, workers=20)
+    assert crawl.plan.due_room == 4
+    crawl.plan.add_due([Due(i, State.WAITING, 1, 10.0) for i in range(1, 30)])
+    started = [crawl.plan.next_visit() for _ in range(3)]
+    assert [visit is not None for visit in started] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("due", "answer", "becomes"),
+    [
+        (Due(5, State.WAITING, 3, 60.0), RAID, ("resolved", 5)),
+        (Due(5, State.WAITING, 3, 60.0), NOT_FOUND, ("again", State.WAITING)),
+        (Due(5, State.WAITING, 99, 8 * DAY_S), NOT_FOUND, ("missing", State.WAITING)),
+        (Due(5, State.WAITING, 99, 8 * DAY_S), FAILED, ("again", State.WAITING)),
+        (Due(5, State.BLOCKED, 99, 30 * DAY_S), BLOCKED, ("again", State.BLOCKED)),
+        (Due(5, State.BLOCKED, 3, 60.0), FAILED, ("again", State.BLOCKED)),
+        (Due(5, State.WAITING, 3, 60.0), malformed(timedelta(1)), ("again", State.MALFORMED)),
+        (Due(5, State.MALFORMED, 9, 15 * DAY_S), malformed(timedelta(1)), ("rejected", 5)),
+    ],
+)
+def test_a_missed_row_becomes(
+    due: Due, answer: PgcrResult, becomes: tuple[str, int | State]
+) -> None:
+    crawl = Crawl(lambda _: answer)
+    crawl.plan.add_due([due])
+    crawl.run(60)
+    settled = crawl.plan.take_settled()._asdict()
+    (name,) = (name for name, rows in settled.items() if rows)
+    (row,) = settled[name]
+    assert (name, row if isinstance(row, int) else row.state) == becomes
+    assert crawl.plan.due_room > 0
+
+
+def test_the_end_releases_what_is_unfinished_and_keeps_what_is_done() -> None:
+    """Blocks asked to their end are done with their resting ids as missed rows; others go back."""
+    crawl = Crawl(lambda i: NOT_FOUND if i in {101, 300} else NON_RAID)
+    crawl.plan.add_block(Block(101, 110))
+    crawl.run(1)
+    crawl.plan.add_block(Block(291, 300))  # its last id is ahead of everything
+    crawl.run(1)
+    crawl.plan.add_block(Block(400, 410))
+    crawl.plan.is_stopping = True
+    assert not crawl.step()
+    assert sorted(crawl.plan.abandon()) == [291, 400]
+    (done,) = crawl.plan.take_done()
+    assert [row.instance_id for row in done.missed] == [101]
+
+
+def test_takes_no_new_ids_while_the_store_is_behind() -> None:
+    crawl = Crawl(lambda _: NON_RAID)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.plan.is_slowed = True
+    crawl.run(60)
+    assert crawl.asked == []
+    assert not crawl.plan.wants_block(1000)
