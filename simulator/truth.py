@@ -7,7 +7,7 @@ store it judges. Times are Unix seconds inside, RFC 3339 outside; ids are JSON n
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulator.definitions import Definitions, Version
 from simulator.faults import Doom, Fate, Fates
@@ -186,28 +186,23 @@ class Truth:
 
     def players(self, last: int) -> Iterator[Facts]:
         """Totals of every player over all known raids up to `last`, ascending membership_id."""
-        games = [game for game in self.raids(0, last) if game["activity"] is not None]
-        games.sort(key=lambda game: (game["date_completed"], game["instance_id"]))
+        games = sorted(_game(game) for game in self.raids(0, last) if game["activity"] is not None)
         stats: dict[int, dict[int, Facts]] = defaultdict(dict)
         for game in games:
-            done = [p["membership_id"] for p in game["players"] if p["completed"]]
-            mine = {
-                p["membership_id"]: _stats(stats[p["membership_id"]], game) for p in game["players"]
-            }
+            mine = {who: _stats(stats[who], game.activity) for who, _, _ in game.players}
+            done = [who for who, completed, _ in game.players if completed]
             beginners = [who for who in done if mine[who]["first_clear"] is None]
-            for player in game["players"]:
-                mine[player["membership_id"]]["total_time_played_seconds"] += player[
-                    "time_played_seconds"
-                ]
+            for who, _, seconds in game.players:
+                mine[who]["total_time_played_seconds"] += seconds
             for who in done:
                 mine[who]["clears"] += 1
-                mine[who]["fresh_clears"] += game["fresh"] is True
+                mine[who]["fresh_clears"] += game.fresh is True
                 if who in beginners:
-                    mine[who]["first_clear"] = game["instance_id"]
+                    mine[who]["first_clear"] = game.instance_id
                 else:
                     mine[who]["sherpas"] += len(beginners)
-                fastest = (game["duration"], game["date_completed"], game["instance_id"])
-                if game["fresh"] and fastest < mine[who]["fastest"]:
+                fastest = (game.duration, game.date_completed, game.instance_id)
+                if game.fresh and fastest < mine[who]["fastest"]:
                     mine[who]["fastest"] = fastest
         for membership_id in sorted(stats):
             yield self._totals(membership_id, stats[membership_id])
@@ -292,9 +287,34 @@ class Truth:
         )
 
 
-def _stats(of_player: dict[int, Facts], game: Facts) -> Facts:
+class _Game(NamedTuple):
+    """What the totals need of a raid, in the order in which they count it; 1 kB instead of 15."""
+
+    date_completed: str
+    instance_id: int
+    activity: int
+    duration: int
+    fresh: bool | None
+    players: list[tuple[int, bool, int]]  # membership id, completed, seconds
+
+
+def _game(raid: Facts) -> _Game:
+    return _Game(
+        raid["date_completed"],
+        raid["instance_id"],
+        raid["activity"],
+        raid["duration"],
+        raid["fresh"],
+        [
+            (player["membership_id"], player["completed"], player["time_played_seconds"])
+            for player in raid["players"]
+        ],
+    )
+
+
+def _stats(of_player: dict[int, Facts], activity_id: int) -> Facts:
     return of_player.setdefault(
-        game["activity"],
+        activity_id,
         {
             "clears": 0,
             "fresh_clears": 0,
