@@ -20,7 +20,7 @@ from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.clickhouse_parity import compare
 from raidhub_dagster.storage.clickhouse_rows import encode_row, row_of
 from raidhub_dagster.storage.clickhouse_sender import Sent
-from tests.support.analytics import HOUR, LAST_YEAR, Analytics, run
+from tests.support.analytics import HOUR, LONG_AGO, Analytics, run
 
 NOTHING = Sent(0, 0, 0, 0)
 UNKNOWN_HASH = 4_000_000_001
@@ -103,10 +103,10 @@ def test_young_rows_wait_for_company_until_the_batch_is_full(analytics: Analytic
 def test_a_batch_has_one_month_and_no_more_rows_than_allowed(analytics: Analytics) -> None:
     """An insert that touches more than 100 partitions of an aggregate is refused as a whole."""
     analytics.store(
-        run(1, started=LAST_YEAR),
-        run(2, started=LAST_YEAR - timedelta(days=60)),
-        run(3, started=LAST_YEAR),
-        run(4, started=LAST_YEAR),
+        run(1, started=LONG_AGO),
+        run(2, started=LONG_AGO - timedelta(days=60)),
+        run(3, started=LONG_AGO),
+        run(4, started=LONG_AGO),
     )
     assert analytics.send(rows=3) == Sent(2, 3, 0, 0)
     assert analytics.send(rows=3) == Sent(1, 1, 0, 0)
@@ -282,7 +282,7 @@ def test_a_stale_lookup_is_refreshed_before_the_batch_leaves(analytics: Analytic
 
 def test_a_batch_of_an_undefined_hash_is_held_and_stops_nobody(analytics: Analytics) -> None:
     """The views would drop its rows without an error."""
-    row = row_of(run(1, hash=UNKNOWN_HASH, started=LAST_YEAR), {})
+    row = row_of(run(1, hash=UNKNOWN_HASH, started=LONG_AGO), {})
     enqueue(analytics, row)
     analytics.store(run(2))
     assert analytics.send() == Sent(1, 1, 0, 1)
@@ -302,7 +302,7 @@ def test_a_batch_of_an_undefined_hash_is_held_and_stops_nobody(analytics: Analyt
 
 def test_an_unreadable_row_holds_its_batch_and_stops_nobody(analytics: Analytics) -> None:
     """It names the row, so that a person can look."""
-    enqueue(analytics, row_of(run(1, started=LAST_YEAR), {}))
+    enqueue(analytics, row_of(run(1, started=LONG_AGO), {}))
     analytics.rows("UPDATE streaming.outbox SET body = 'not zstd'")
     analytics.store(run(2))
     assert analytics.send() == Sent(1, 1, 0, 1)
@@ -314,7 +314,7 @@ def test_an_unreadable_row_holds_its_batch_and_stops_nobody(analytics: Analytics
 
 def test_a_refused_batch_waits_and_stops_nobody(analytics: Analytics) -> None:
     """One bad batch used to be sent again for ever, and everything waited behind it."""
-    bad = row_of(run(1, started=LAST_YEAR), {}) | {"colour": "red"}
+    bad = row_of(run(1, started=LONG_AGO), {}) | {"colour": "red"}
     enqueue(analytics, bad)
     with pytest.raises(TransientError, match="refused all"):
         analytics.send()

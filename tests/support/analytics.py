@@ -19,8 +19,8 @@ HASH = 1374392663  # King's Fall, Standard
 ACTIVITY, VERSION = 11, 1
 # A full hour, far enough back that runs around it have ended, well within a month.
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=5)
-# Two months, both within reach of the sender; their aggregates by hour are expired.
-LAST_YEAR = datetime(HOUR.year - 1, 6, 30, 23, 30, tzinfo=UTC)
+# Another month, of which only the base row is still kept.
+LONG_AGO = datetime(HOUR.year - 2, 6, 30, 12, 30, tzinfo=UTC)
 
 VIEWS = {
     "population": "SELECT hour, activity_id, sum(player_count) FROM player_population_by_hour"
