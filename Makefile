@@ -1,0 +1,59 @@
+# Everyday commands; each sets up what it needs. `make` alone lists them.
+RAIDHUB := .venv/bin/raidhub
+BIN := .venv/bin
+BENCHMARKS := parse store crawl
+
+.DEFAULT_GOAL := help
+.PHONY: help ready demo test check lint pytest soak bench up down status logs migrate seed lock
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+ready:
+	@./bootstrap.sh
+
+demo: ready ## everything end to end against the simulator; prints leaderboards, stays up
+	$(RAIDHUB) demo
+
+test: ready lint pytest ## all checks and tests
+
+check: test ## the same
+
+lint: ready ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: ready
+	$(BIN)/pytest -m "not soak"
+
+soak: ready ## the long forms: kills and restarts for half an hour
+	$(BIN)/pytest -m soak --timeout 7200
+
+bench: ready ## all benchmarks; figures into bench.json
+	@$(foreach name,$(BENCHMARKS),echo "== $(name)" && $(RAIDHUB) bench $(name) --json | tee .bench.$(name) &&) true
+	@$(BIN)/python -c 'import json, pathlib, sys; print(json.dumps({n: json.loads(pathlib.Path(f".bench.{n}").read_text()) for n in sys.argv[1:]}, indent=2))' $(BENCHMARKS) > bench.json
+	@rm -f $(addprefix .bench.,$(BENCHMARKS))
+
+up: ready ## start the stack of this folder
+	$(RAIDHUB) up
+
+down: ## stop it
+	$(RAIDHUB) down
+
+status: ## what runs, what is unhealthy and why
+	$(RAIDHUB) status
+
+logs: ## follow the logs
+	$(RAIDHUB) logs -f
+
+migrate: ready ## both stores' schema
+	$(RAIDHUB) migrate
+
+seed: ready ## the game's definitions
+	$(RAIDHUB) seed
+
+lock: ready ## pin the requirements anew: names, versions and hashes, no address
+	$(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-annotate \
+		--no-header --extra embedded --extra dev pyproject.toml -o requirements.lock
