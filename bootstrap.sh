@@ -26,7 +26,10 @@ find_python() {
         fi
     done
 }
-has_venv() { python=$(find_python) && [ -n "$python" ] && "$python" -c 'import ensurepip' 2>/dev/null; }
+has_venv() {
+    [ -x .venv/bin/python ] && return
+    python=$(find_python) && [ -n "$python" ] && "$python" -c 'import ensurepip' 2>/dev/null
+}
 
 missing=""
 has_postgres || missing="$missing postgresql"
@@ -50,7 +53,9 @@ if [ -n "$missing" ]; then
     # The packages bring services of their own, which nobody here needs: policy-rc.d keeps their
     # installation from starting one. A service that runs already is left alone.
     policy=/usr/sbin/policy-rc.d
+    made_policy=""
     if [ ! -e "$policy" ]; then
+        made_policy=yes
         printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
         $as_root chmod 755 "$policy"
         trap '$as_root rm -f "$policy"' EXIT
@@ -59,7 +64,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086  # a list of words
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         $missing </dev/null >/dev/null
-    if [ -n "$(trap)" ]; then
+    if [ -n "$made_policy" ]; then
         $as_root rm -f "$policy"
         trap - EXIT
     fi
@@ -67,12 +72,14 @@ fi
 
 # --- the virtual environment -----------------------------------------------------------------
 
-python=$(find_python)
-[ -n "$python" ] || fail "Python 3.11, 3.12 or 3.13 is needed; none was found"
 wanted=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/.bootstrapped 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin/raidhub ]; then
-    say "installing the pinned requirements into .venv ($("$python" --version))"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    if [ ! -x .venv/bin/python ]; then
+        python=$(find_python)
+        [ -n "$python" ] || fail "Python 3.11, 3.12 or 3.13 is needed; none was found"
+        "$python" -m venv .venv
+    fi
+    say "installing the pinned requirements into .venv ($(.venv/bin/python --version))"
     .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
         -r requirements.lock
     # Without isolation and without dependencies: nothing unpinned is fetched.
