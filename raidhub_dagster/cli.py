@@ -1,61 +1,83 @@
-"""The command `raidhub`: finds the subcommand, and turns failures into one line and an exit code.
+"""The command line `raidhub`: which command is where, and how errors reach a person.
 
-Each subcommand is loaded when it is called: `raidhub status` must not wait for Dagster or pandas.
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Commands load their own code when they are called: `raidhub atlas` must not carry Dagster or pandas
+through its life, and `raidhub --help` must not wait for them.
 """
 
+import importlib
 import sys
-from importlib import import_module
 
 import click
-import psycopg2
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from pika.exceptions import AMQPError
 
 from raidhub_dagster.errors import RaidHubError
 
 _COMMANDS = {
-    "up": "raidhub_dagster.commands.stack:up",
-    "down": "raidhub_dagster.commands.stack:down",
-    "status": "raidhub_dagster.commands.stack:status",
-    "logs": "raidhub_dagster.commands.stack:logs",
-    "env": "raidhub_dagster.commands.stack:env",
-    "demo": "raidhub_dagster.commands.demo:demo",
-    "migrate": "raidhub_dagster.commands.schema:migrate",
-    "seed": "raidhub_dagster.commands.schema:seed",
-    "ingest": "raidhub_dagster.commands.ingest:ingest",
-    "verify": "raidhub_dagster.commands.verify:verify",
-    "bench": "raidhub_dagster.commands.bench:bench",
-    "atlas": "streaming.cli:atlas",
-    "hermes": "streaming.cli:hermes",
-    "simulate": "simulator.cli:simulate",
+    "up": "raidhub_dagster.commands.stack",
+    "down": "raidhub_dagster.commands.stack",
+    "status": "raidhub_dagster.commands.stack",
+    "logs": "raidhub_dagster.commands.stack",
+    "env": "raidhub_dagster.commands.stack",
+    "demo": "raidhub_dagster.commands.demo",
+    "migrate": "raidhub_dagster.commands.schema",
+    "seed": "raidhub_dagster.commands.schema",
+    "ingest": "raidhub_dagster.commands.ingest",
+    "verify": "raidhub_dagster.commands.verify",
+    "bench": "raidhub_dagster.commands.bench",
+    "atlas": "streaming.cli",
+    "hermes": "streaming.cli",
+    "simulate": "simulator.cli",
 }
+
+# Errors of the drivers, by module and name: an outage is told in one line, and naming the classes
+# themselves would load every driver for every command.
+_OUTAGES = frozenset(
+    {
+        ("psycopg2", "OperationalError"),
+        ("psycopg2", "InterfaceError"),
+        ("clickhouse_connect", "OperationalError"),
+        ("clickhouse_connect", "DatabaseError"),
+        ("pika", "AMQPConnectionError"),
+        ("requests", "ConnectionError"),
+        ("requests", "Timeout"),
+    }
+)
 
 
 class _Lazy(click.Group):
-    """A group that knows its commands by name and imports one when it is needed."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  click's signature
+        if name not in _COMMANDS:
             return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[name]), name)
         return command
 
 
-@click.group(cls=_Lazy)
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 def raidhub() -> None:
     """The data platform of a Destiny 2 raid tracker."""
 
 
-def main() -> None:
-    """The entry point: like click's own, but no failure of the world outside shows a traceback."""
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 failed (one line on stderr says why), 2 wrong usage."""
     try:
-        raidhub()
-    except (RaidHubError, psycopg2.OperationalError, ClickHouseError, AMQPError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        click.echo(f"raidhub: {reason}", err=True)
-        sys.exit(1)
+        raidhub.main(args=arguments, prog_name="raidhub")
+    except RaidHubError as error:
+        _fail(str(error))
+    except Exception as error:
+        if not _is_outage(error):
+            raise
+        _fail(str(error) or type(error).__name__)
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, ConnectionError) or any(
+        (kind.__module__.partition(".")[0], kind.__name__) in _OUTAGES
+        for kind in type(error).__mro__
+    )
+
+
+def _fail(message: str) -> None:
+    click.echo(f"raidhub: {' '.join(message.split())}", err=True)
+    sys.exit(1)

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from raidhub_dagster.errors import ConfigurationError
 
-STACK_ENV = Path(".raidhub/stack.env")
+STACK_ENV = "stack.env"  # in RAIDHUB_HOME
 
 
 def _trimmed(value: Any) -> Any:
@@ -33,7 +33,6 @@ class Settings(BaseSettings):
         frozen=True,
         env_ignore_empty=True,
         extra="ignore",
-        env_file=(STACK_ENV, ".env"),
         env_file_encoding="utf-8",
     )
 
@@ -80,6 +79,8 @@ class Settings(BaseSettings):
     # The embedded stack. Its ports are counted up from the base, the UI first.
     raidhub_home: Path = Path(".raidhub")
     raidhub_port_base: Port = 3000
+    raidhub_simulator_args: Text = ""  # more flags, as on a command line
+    raidhub_atlas_args: Text = ""
     postgres_bin: Path | None = Field(
         default=None, validation_alias=AliasChoices("RAIDHUB_POSTGRES_BIN")
     )
@@ -94,7 +95,10 @@ class Settings(BaseSettings):
         Raises ConfigurationError with one line that names each unusable variable.
         """
         try:
-            return cls() if stack_env else cls(_env_file=".env")
+            given = cls(_env_file=".env")
+            if not stack_env:
+                return given
+            return cls(_env_file=(given.raidhub_home / STACK_ENV, ".env"))
         except ValidationError as error:
             wrong = "; ".join(
                 f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)
