@@ -6,19 +6,23 @@ feats come from the manifest instead. What each column means: docs/domain/defini
 
 import csv
 import logging
+import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 from psycopg2.extras import execute_values
 
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.definitions import recompute_sum_of_best
-from raidhub_dagster.storage.postgres import connected
+from raidhub_dagster.storage.postgres import Rng, connected, in_transaction
 from raidhub_dagster.storage.queries import SQL_ROOT, load
 
 log = logging.getLogger(__name__)
@@ -63,12 +67,12 @@ def _boolean(text: str) -> bool:
 
 def _time(text: str) -> datetime:
     try:
-        time = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
-        time = None
-    if time is None or time.tzinfo is None or time.microsecond:
+        instant = None
+    if instant is None or instant.tzinfo is None or instant.microsecond:
         raise ValueError("not a time like 2017-09-06T09:00:00Z")
-    return time.astimezone(UTC)
+    return instant.astimezone(UTC)
 
 
 _id = _integer(2**31 - 1)
@@ -122,38 +126,22 @@ _TABLES: Mapping[str, tuple[_Column, ...]] = {
 }
 
 
-def seed(settings: Settings, *, folder: Path = SEEDS) -> list[SeedReport]:
+def seed(
+    settings: Settings,
+    *,
+    folder: Path = SEEDS,
+    sleep: Callable[[float], None] = time.sleep,
+    rng: Rng = random,
+) -> list[SeedReport]:
     """Loads every file of `folder` in one transaction; rows that are only in a table stay.
 
-    Seasons of stored instances and players' sums of best times follow in the same transaction.
-    Raises PermanentError naming file, line and column, and then nothing was written.
+    Seasons of stored instances and players' sums of best times follow in the same transaction,
+    which waits for the store's and makes it wait. Raises PermanentError naming file, line and
+    column, and then nothing was written.
     """
-    with (
-        connected(settings, "raidhub-seed") as connection,
-        connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(_SQL["lock_definitions"])
-        before = {table: _stored(cursor, table) for table in _TABLES}
-        after = dict(before)
-        for table in _TABLES:
-            after[table] = before[table] | _read(folder / f"{table}.csv", table, after)
-        if after == before:
-            return [_report(table, before[table], after[table]) for table in _TABLES]
-        cursor.execute(_SQL["lock_stored"])
-        reports = []
-        for table in _TABLES:
-            report = _report(table, before[table], after[table])
-            if report.changed:
-                rows = [after[table][key] for key in report.changed]
-                execute_values(cursor, _SQL[f"upsert_{table}"], rows, page_size=len(rows))
-            reports.append(report)
-        for table, updated in (
-            ("core.instance", _rewrite_seasons(cursor, before["season"], after["season"])),
-            ("core.player", _follow_raids(cursor, before, after)),
-        ):
-            if updated:
-                reports.append(SeedReport(table, 0, updated, 0, ()))
+    with connected(settings, "raidhub-seed") as connection:
+        work = partial(_load, folder=folder)
+        reports = in_transaction(connection, work, sleep=sleep, rng=rng)
     for report in reports:
         log.info(
             "Loaded %s",
@@ -166,6 +154,30 @@ def seed(settings: Settings, *, folder: Path = SEEDS) -> list[SeedReport]:
             },
         )
     return reports
+
+
+def _load(connection: Connection, *, folder: Path) -> list[SeedReport]:
+    with connection.cursor() as cursor:
+        cursor.execute(_SQL["lock_definitions"])
+        before = {table: _stored(cursor, table) for table in _TABLES}
+        after = dict(before)
+        for table in _TABLES:
+            after[table] = before[table] | _read(folder / f"{table}.csv", table, after)
+        reports = [_report(table, before[table], after[table]) for table in _TABLES]
+        if after == before:
+            return reports
+        cursor.execute(_SQL["lock_stored"])
+        for table, report in zip(_TABLES, reports, strict=True):
+            if report.changed:
+                rows = [after[table][key] for key in report.changed]
+                execute_values(cursor, _SQL[f"upsert_{table}"], rows, page_size=len(rows))
+        for table, updated in (
+            ("core.instance", _rewrite_seasons(cursor, before["season"], after["season"])),
+            ("core.player", _follow_raids(cursor, before, after)),
+        ):
+            if updated:
+                reports.append(SeedReport(table, 0, updated, 0, ()))
+        return reports
 
 
 def _stored(cursor: Cursor, table: str) -> Rows:

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -272,6 +273,31 @@ def test_earliest_season_also_takes_what_is_older_than_all(
     replace(folder, "season", "2017-09-06T09:00:00Z", "2017-12-06T09:00:00Z")
     seed(settings, folder=folder)
     assert seasons(connection) == {1: 2}
+
+
+def test_instance_that_is_being_stored_meanwhile_gets_its_season_too(
+    settings: Settings, folder: Path, connection: Connection
+) -> None:
+    """Its transaction read the old seasons and commits after the load began."""
+    with (folder / "season.csv").open("a", encoding="utf-8") as file:
+        file.write("30,New,New,New,2026-12-01T17:00:00Z\n")
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
+    with closing(connect(settings, "store")) as store, ThreadPoolExecutor(1) as pool:
+        store_instance(store, 1, "2027-01-01T00:00:00Z")
+        done = pool.submit(seed, settings, folder=folder)
+        while execute(connection, waiting) == [(0,)]:
+            assert not done.done()
+        store.commit()
+        assert changes(done.result(timeout=60))["core.instance"] == (0, 1, ())
+    assert seasons(connection) == {1: 30}
+
+
+def test_two_loads_at_once_insert_each_row_once(settings: Settings, folder: Path) -> None:
+    with (folder / "class_definition.csv").open("a", encoding="utf-8") as file:
+        file.write("1,Ghost\n")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: seed(settings, folder=folder), range(2)))
+    assert sorted(reports[-1].inserted for reports in both) == [0, 1]
 
 
 def test_renamed_season_rewrites_nothing(
