@@ -7,6 +7,7 @@ self-made ones always.
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -89,11 +90,11 @@ def mutated(draw: st.DrawFn) -> Json:
         place, key = spots[draw(st.integers(0, len(spots) - 1))]
         match draw(st.sampled_from(["replace", "remove", "double", "text"])):
             case "replace":
-                place[key] = draw(st.sampled_from(ODD))
+                place[key] = deepcopy(draw(st.sampled_from(ODD)))  # later mutations reach into it
             case "remove":
                 del place[key]
             case "double" if isinstance(place, list):
-                place.append(place[key])
+                place.append(deepcopy(place[key]))
             case _:
                 place[key] = str(place[key])
     return report
