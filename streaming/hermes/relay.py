@@ -6,13 +6,17 @@ server is away.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
-from raidhub_dagster.storage.clickhouse_sender import send_pending
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import OperationalError
 
+from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, outbox
+from raidhub_dagster.storage.clickhouse_sender import prune_batches, send_pending
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes.loop import Loop, Step
 from streaming.hermes.threads import Threads
@@ -35,9 +39,9 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
     @contextmanager
     def rows() -> Iterator[Step]:
         with connected(settings, f"{_NAME}-clickhouse") as connection:
-            client = clickhouse.connect(settings, _NAME)
+            client = _clickhouse(settings)
             try:
-                yield lambda: send_pending(connection, client)
+                yield lambda: send_pending(connection, client, now=datetime.now(UTC)).batches > 0
             finally:
                 client.close()
 
@@ -49,6 +53,7 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
                 backlog = outbox.backlog(connection)
                 metrics.OUTBOX_UNSENT.set(backlog.unsent)
                 metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_s)
+                prune_batches(connection, now=datetime.now(UTC))
                 return outbox.prune(connection, limit=_PRUNE_BATCH) == _PRUNE_BATCH
 
             yield measure_and_prune
@@ -58,3 +63,11 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
         Loop("relay_clickhouse", rows, threads, idle_s=1.0),
         Loop("relay_upkeep", upkeep, threads, idle_s=15.0),
     ]
+
+
+def _clickhouse(settings: Settings) -> Client:
+    try:
+        return clickhouse.connect(settings, _NAME)
+    except OperationalError as error:
+        where = f"{settings.clickhouse_host}:{settings.clickhouse_http_port}"
+        raise TransientError(f"ClickHouse at {where} does not answer") from error

@@ -108,7 +108,7 @@ def test_many_threads_share_one_publisher(
     rabbitmq: dict[str, Any], settings_for: SettingsFor
 ) -> None:
     settings = settings_for(rabbitmq)
-    failed: list[Exception] = []
+    failed: list[UnroutableError] = []
     with Publisher(settings, "test") as publisher:
 
         def work(queue: str) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pika.exceptions import ChannelClosedByBroker
+
 from raidhub_dagster.messaging.connection import connect
 from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.messaging.publisher import Publisher
@@ -97,12 +99,10 @@ def channel_of(settings: Settings) -> Iterator[Any]:
 
 def publish(settings: Settings, topic: Topic, *bodies: bytes, **properties: Any) -> None:
     """Declares the topic's queues and puts `bodies` on it, as a publisher outside would."""
-
-    def declare_all(channel: Any) -> None:
+    with channel_of(settings) as channel:
         declare(channel, topic)
         channel.queue_declare(topic.name, durable=True)
-
-    with Publisher(settings, "test", declare=declare_all) as publisher:
+    with Publisher(settings, "test") as publisher:
         publisher.publish(
             [Message(topic.name, body, {"delivery_mode": 2, **properties}) for body in bodies]
         )
@@ -116,7 +116,13 @@ def take(settings: Settings, queue: str) -> tuple[dict[str, Any], bytes] | None:
 
 
 def ready(settings: Settings, queue: str) -> int:
-    """How many messages `queue` holds for anybody; unacknowledged ones not counted."""
+    """How many messages `queue` holds for anybody; unacknowledged ones not counted.
+
+    0 for a queue that nobody declared yet.
+    """
     with channel_of(settings) as channel:
-        count: int = channel.queue_declare(queue, passive=True).method.message_count
+        try:
+            count: int = channel.queue_declare(queue, passive=True).method.message_count
+        except ChannelClosedByBroker:
+            return 0
     return count

@@ -1,0 +1,194 @@
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extras import execute_values
+
+from raidhub_dagster.messaging.connection import BrokerError
+from raidhub_dagster.messaging.messages import Message
+from raidhub_dagster.messaging.publisher import Publisher
+from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.storage import outbox
+from raidhub_dagster.storage.postgres import connected
+from streaming.hermes import relay
+from streaming.hermes.threads import Threads
+from tests.support.queues import channel_of, ready, until
+
+SettingsFor = Callable[..., Settings]
+
+
+@pytest.fixture
+def settings(
+    postgres: dict[str, Any], rabbitmq: dict[str, Any], settings_for: SettingsFor
+) -> Settings:
+    # Nobody listens for ClickHouse: messages must not care.
+    return settings_for(postgres, rabbitmq, clickhouse_http_port=free_port())
+
+
+def fill(connection: Connection, rows: Sequence[tuple[str, int]], *, kind: str = "message") -> None:
+    """Outbox rows (destination, key), the body as the store writes it for an id queue."""
+    with connection, connection.cursor() as cursor:
+        execute_values(
+            cursor,
+            "INSERT INTO streaming.outbox (kind, destination, key, body) VALUES %s",
+            [(kind, destination, key, b"%d" % key) for destination, key in rows],
+        )
+
+
+def bodies_of(settings: Settings, queue: str) -> list[bytes]:
+    with channel_of(settings) as channel:
+        return [
+            channel.basic_get(queue, auto_ack=True)[2]
+            for _ in range(channel.queue_declare(queue, passive=True).method.message_count)
+        ]
+
+
+def test_messages_leave_in_order_and_once(settings: Settings) -> None:
+    with connected(settings, "test") as connection, Publisher(settings, "test") as publisher:
+        fill(connection, [("player_crawl", n) for n in range(1, 8)])
+        fill(connection, [("instance", 9)], kind="clickhouse")  # not ours to send
+        counts = [outbox.relay_messages(connection, publisher.publish, limit=5) for _ in range(3)]
+        backlog = outbox.backlog(connection)
+    assert counts == [5, 2, 0]
+    assert bodies_of(settings, "player_crawl") == [b"%d" % n for n in range(1, 8)]
+    assert backlog.unsent == 1
+    assert 0 <= backlog.oldest_s < 60
+
+
+def test_nothing_is_marked_when_the_broker_is_away(settings: Settings) -> None:
+    def away(_messages: Sequence[Message]) -> None:
+        raise BrokerError("gone")
+
+    with connected(settings, "test") as connection:
+        fill(connection, [("player_crawl", 1)])
+        with pytest.raises(BrokerError):
+            outbox.relay_messages(connection, away, limit=5)
+        assert outbox.backlog(connection).unsent == 1
+
+
+def test_a_relay_killed_between_publish_and_mark_repeats_and_loses_nothing(
+    settings: Settings,
+) -> None:
+    """At least once: the next relay sends the batch again, consumers are idempotent."""
+    with connected(settings, "test") as connection:
+        fill(connection, [("player_crawl", n) for n in range(1, 4)])
+        child = os.fork()
+        if child == 0:  # a process of its own, so that nothing is rolled back in an orderly way
+            with connected(settings, "victim") as own, Publisher(settings, "victim") as publisher:
+
+                def publish_and_die(messages: Sequence[Message]) -> None:
+                    publisher.publish(messages)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+                outbox.relay_messages(own, publish_and_die, limit=5)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert outbox.backlog(connection).unsent == 3
+        with Publisher(settings, "test") as publisher:
+            until(lambda: outbox.relay_messages(connection, publisher.publish, limit=5) == 3)
+    assert bodies_of(settings, "player_crawl") == [b"1", b"2", b"3"] * 2
+
+
+def test_a_queue_that_does_not_exist_holds_up_only_its_own_rows(settings: Settings) -> None:
+    with connected(settings, "test") as connection, Publisher(settings, "test") as publisher:
+        fill(connection, [("nowhere", 1), ("player_crawl", 2), ("nowhere", 3)])
+        counts = [outbox.relay_messages(connection, publisher.publish, limit=5) for _ in range(7)]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT destination, attempts, last_error, sent_at IS NOT NULL"
+                " FROM streaming.outbox ORDER BY id"
+            )
+            rows = cursor.fetchall()
+    assert counts == [3, 2, 2, 2, 2, 0, 0]  # five tries, then they wait for a person
+    assert rows == [
+        ("nowhere", 5, "no such queue: nowhere", False),
+        ("player_crawl", 0, None, True),
+        ("nowhere", 5, "no such queue: nowhere", False),
+    ]
+    assert bodies_of(settings, "player_crawl") == [b"2"]
+
+
+def test_two_relays_share_the_work_and_send_nothing_twice(settings: Settings) -> None:
+    with connected(settings, "test") as connection:
+        fill(connection, [("player_crawl", n) for n in range(1, 2001)])
+        shares: list[int] = []
+
+        def work() -> None:
+            with connected(settings, "relay") as own, Publisher(settings, "relay") as publisher:
+                share = 0
+                while outbox.backlog(own).unsent:
+                    share += outbox.relay_messages(own, publisher.publish, limit=50)
+                shares.append(share)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(shares) == 2000
+    assert min(shares) > 0
+    assert sorted(map(int, bodies_of(settings, "player_crawl"))) == list(range(1, 2001))
+
+
+def test_only_what_was_sent_long_ago_is_pruned(settings: Settings) -> None:
+    with connected(settings, "test") as connection:
+        fill(connection, [("player_crawl", n) for n in range(1, 6)])
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE streaming.outbox SET created_at = now() - interval '9 days',"
+                " sent_at = CASE WHEN key <= 3 THEN now() - interval '8 days'"
+                " WHEN key = 4 THEN now() - interval '6 days' END"
+            )
+        assert [outbox.prune(connection, limit=2) for _ in range(3)] == [2, 1, 0]
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT key FROM streaming.outbox ORDER BY key")
+            assert cursor.fetchall() == [(4,), (5,)]
+
+
+def test_claims_use_the_index_however_much_was_sent(settings: Settings) -> None:
+    """A week of sent rows lies beside the few that wait; a scan would grow with them."""
+    with connected(settings, "test") as connection:
+        fill(connection, [("player_crawl", n) for n in range(1, 5001)])
+        with connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE streaming.outbox SET sent_at = now() WHERE key < 4990")
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE streaming.outbox")
+            claim = outbox._SQL["claim_messages"]
+            cursor.execute(f"EXPLAIN {claim}", {"limit": 500})
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "outbox_unsent_idx" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_the_loops_carry_on_when_servers_come_and_go(settings: Settings) -> None:
+    """ClickHouse is away all the time here; a lost database connection is opened again."""
+    threads = Threads()
+    with connected(settings, "test") as connection, Publisher(settings, "relay") as publisher:
+        fill(connection, [("player_crawl", 1)])
+        loops = relay.loops(settings, publisher, threads)
+        running = [threads.start(loop.name, loop.run) for loop in loops]
+        problems = {loop.name: loop.problem for loop in loops}
+        try:
+            until(lambda: ready(settings, "player_crawl") == 1)
+            until(lambda: problems["relay_clickhouse"]() is not None)
+            assert problems["relay_messages"]() is None
+            with connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'hermes-relay-messages'"
+                )
+            fill(connection, [("player_crawl", 2)])
+            until(lambda: ready(settings, "player_crawl") == 2)
+            assert metrics.OUTBOX_UNSENT._value.get() <= 2
+        finally:
+            threads.stopping.set()
+            for thread in running:
+                thread.join(30)
+        assert not any(thread.is_alive() for thread in running)
+    assert not threads.crashed
