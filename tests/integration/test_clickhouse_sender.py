@@ -361,6 +361,17 @@ def test_a_batch_whose_token_may_be_forgotten_is_stored_past_the_views(
     assert bool(differences) is not arrived
 
 
+def test_a_run_twice_in_a_forgotten_batch_is_one_row(analytics: Analytics) -> None:
+    """Deleted by hand and ingested again within seconds; it must not block the batch for ever."""
+    for _ in range(2):
+        enqueue(analytics, row_of(run(1), {}))
+    mortal: Any = MortalClient(analytics.clickhouse, 1)
+    with pytest.raises(DeathError):
+        Analytics(analytics.settings, analytics.postgres, mortal).send()
+    assert analytics.send(after=timedelta(days=2)).batches == 1
+    assert analytics.select("SELECT count() FROM instance FINAL") == [(1,)]
+
+
 def test_confirmed_batches_are_forgotten_after_a_week(analytics: Analytics) -> None:
     analytics.store(run(1))
     analytics.send()
