@@ -2,7 +2,8 @@
 
 -- name: record
 -- Primary key. Ascending ids, so that two writers wait for each other instead of deadlocking.
--- A closed row that is opened again starts a new life: its age and tries count from now.
+-- A closed row that is opened again starts a new life: its age and tries count from now. Tries
+-- also count anew in another state, whose law of pauses is another one.
 INSERT INTO streaming.missed_pgcr AS m
     (instance_id, state, reason, last_result, hash, last_error, attempts, source,
      last_attempt_at, next_attempt_at)
@@ -18,7 +19,8 @@ ON CONFLICT (instance_id) DO UPDATE SET
     last_result = excluded.last_result,
     hash = coalesce(excluded.hash, m.hash),
     last_error = excluded.last_error,
-    attempts = CASE WHEN m.closed_at IS NULL THEN m.attempts + 1 ELSE 1 END,
+    attempts = CASE WHEN m.closed_at IS NULL AND m.state = excluded.state
+                    THEN m.attempts + 1 ELSE 1 END,
     first_seen_at = CASE WHEN m.closed_at IS NULL THEN m.first_seen_at ELSE now() END,
     last_attempt_at = now(),
     next_attempt_at = excluded.next_attempt_at,
