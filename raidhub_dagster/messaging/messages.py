@@ -6,7 +6,7 @@ Bodies of reports are opened by `raidhub_dagster.pgcr.envelope`. Source: docs/do
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 
@@ -64,6 +64,11 @@ def effect_properties(queue: str, key: int, body: bytes) -> dict[str, Any]:
     }
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """True for an integer of a header or a body: pika's 64-bit ones are a subclass of int."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def read_origin(headers: Mapping[str, Any] | None) -> Origin:
     """Headers of an instance_store message. Publishers outside send none: nothing is required.
 
@@ -72,7 +77,7 @@ def read_origin(headers: Mapping[str, Any] | None) -> Origin:
     given = headers or {}
     instance_id = given.get("instance_id")
     return Origin(
-        instance_id if type(instance_id) is int and 0 < instance_id <= MAX_ID else None,
+        instance_id if is_count(instance_id) and 0 < instance_id <= MAX_ID else None,
         given.get("settled") is True,
     )
 
@@ -90,6 +95,6 @@ def read_id(body: bytes, name: str) -> int:
         value = value.get(name)
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
-    if type(value) is not int or not 0 < value <= MAX_ID:
+    if not is_count(value) or not 0 < value <= MAX_ID:
         raise PermanentError(f"no {name} between 1 and 2^63-1 in {body[:50]!r}")
     return value

@@ -14,7 +14,7 @@ import psycopg2
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import BrokerError
-from raidhub_dagster.messaging.messages import PERSISTENT, Message
+from raidhub_dagster.messaging.messages import PERSISTENT, Message, is_count
 from raidhub_dagster.storage.postgres import is_connection_lost
 from streaming.hermes.topic import Delivery, Topic
 
@@ -55,7 +55,7 @@ def is_infrastructure(error: Exception) -> bool:
 def retries_of(delivery: Delivery) -> int:
     """Retries so far; a header that somebody else filled with anything but a count is 0."""
     count = delivery.headers.get(RETRY_COUNT)
-    return count if type(count) is int and count > 0 else 0
+    return count if is_count(count) and count > 0 else 0
 
 
 def retry_message(topic: Topic, delivery: Delivery, error: Exception, now: datetime) -> Message:

@@ -1,0 +1,266 @@
+"""Hermes as it runs: a process of its own, real broker, real database."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from raidhub_dagster.messaging.messages import Message, instance_store_properties
+from raidhub_dagster.messaging.publisher import Publisher
+from raidhub_dagster.messaging.topology import INSTANCE_STORE
+from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.storage.postgres import connected
+from streaming.cli import hermes
+from streaming.hermes.topic import Delivery
+from streaming.hermes.topics.instance_store import TOPIC, InstanceStore
+from tests.support.queues import consuming, ready, take, until
+from tests.support.reports import encode, envelope, make_report
+
+SettingsFor = Callable[..., Settings]
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def settings(
+    postgres: dict[str, Any], rabbitmq: dict[str, Any], settings_for: SettingsFor
+) -> Settings:
+    return settings_for(
+        postgres,
+        rabbitmq,
+        clickhouse_http_port=free_port(),
+        hermes_metrics_port=free_port(),
+    )
+
+
+def report_message(instance_id: int, **report: Any) -> Message:
+    """As atlas publishes it."""
+    body = gzip.compress(encode(make_report(instance_id=instance_id, **report)))
+    properties = instance_store_properties(instance_id, NOW, "atlas", settled=False)
+    return Message(INSTANCE_STORE, body, properties)
+
+
+def send(settings: Settings, *messages: Message) -> None:
+    with Publisher(settings, "test") as publisher:
+        publisher.publish(messages)
+
+
+def rows(settings: Settings, statement: str) -> list[tuple[Any, ...]]:
+    with connected(settings, "test") as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+
+def stored(settings: Settings) -> int:
+    return int(rows(settings, "SELECT count(*) FROM core.instance")[0][0])
+
+
+@contextmanager
+def process(settings: Settings, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`raidhub hermes` as a supervisor would start it; killed at the end if it still runs."""
+    environment = {
+        name.upper(): str(getattr(value, "get_secret_value", lambda v=value: v)())
+        for name, value in settings.model_dump(exclude_unset=True).items()
+    }
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-c", "from streaming.cli import hermes; hermes()", *arguments],
+            env={**os.environ, **environment},
+            stderr=output,
+        )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def healthz(settings: Settings) -> tuple[int, dict[str, Any]]:
+    url = f"http://127.0.0.1:{settings.hermes_metrics_port}/healthz"
+    try:
+        with urllib.request.urlopen(url, timeout=15) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+    except OSError:
+        return 0, {}
+
+
+def test_every_generation_of_messages_is_stored(settings: Settings) -> None:
+    """Programs outside still send the shapes of the predecessors."""
+    plain = [make_report(instance_id=16_000_000_000 + n) for n in range(5)]
+    bodies = [
+        gzip.compress(encode(plain[0])),
+        encode({"instance": {"instanceId": 1}, "pgcr": plain[1]}),
+        encode({"activity": {"instanceId": 1}, "raw": plain[2]}),
+        encode(plain[3]),
+        encode(envelope(plain[4])),
+    ]
+    send(settings, *(Message(INSTANCE_STORE, body, {}) for body in bodies))
+    with consuming(settings, TOPIC):
+        until(lambda: stored(settings) == 5)
+    kept = rows(settings, "SELECT data FROM raw.pgcr ORDER BY instance_id")
+    assert [json.loads(gzip.decompress(bytes(data))) for (data,) in kept] == plain
+    assert ready(settings, INSTANCE_STORE) == ready(settings, "instance_store.parked") == 0
+
+
+def test_the_body_is_kept_as_atlas_compressed_it(settings: Settings) -> None:
+    message = report_message(16_000_000_001)
+    send(settings, message)
+    with consuming(settings, TOPIC):
+        until(lambda: stored(settings) == 1)
+    ((data,),) = rows(settings, "SELECT data FROM raw.pgcr")
+    assert bytes(data) == message.body
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "missed"),
+    [
+        (Message(INSTANCE_STORE, b"\x1f\x8bnot gzip", {}), "PermanentError", []),
+        (Message(INSTANCE_STORE, b"", {}), "PermanentError", []),
+        (
+            Message(INSTANCE_STORE, b"{", {"headers": {"instance_id": 16_000_000_009}}),
+            "PermanentError",
+            [(16_000_000_009, "malformed", "unreadable_body", 6, "hermes", True)],
+        ),
+        (
+            report_message(16_000_000_009, period="yesterday"),
+            "MalformedError",
+            [(16_000_000_009, "malformed", "period", 6, "hermes", True)],
+        ),
+    ],
+)
+def test_what_cannot_be_parsed_is_parked_and_fetched_again_later(
+    settings: Settings, message: Message, reason: str, missed: list[tuple[Any, ...]]
+) -> None:
+    good = report_message(16_000_000_001)
+    send(settings, message, good)
+    with consuming(settings, TOPIC):
+        until(lambda: ready(settings, "instance_store.parked") and stored(settings) == 1)
+    parked = take(settings, "instance_store.parked")
+    assert parked is not None
+    headers, body = parked
+    assert body == message.body
+    assert headers["reason"] == "poison"
+    assert headers["error"].startswith(reason)
+    found = rows(
+        settings,
+        "SELECT instance_id, state, reason, last_result, source, next_attempt_at > now()"
+        " FROM streaming.missed_pgcr",
+    )
+    assert found == missed
+
+
+def test_a_report_the_database_refuses_spares_the_rest_of_its_batch(settings: Settings) -> None:
+    """It is retried alone, then parked with a row in the ledger; nothing of the others waits."""
+    with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE core.instance ADD CHECK (instance_id <> 16000000003)")
+    send(settings, *(report_message(16_000_000_000 + n) for n in range(6)))
+    with consuming(settings, TOPIC):
+        until(lambda: stored(settings) == 5)
+        until(lambda: ready(settings, "instance_store.parked"), limit_s=60)
+    parked = take(settings, "instance_store.parked")
+    assert parked is not None
+    assert (parked[0]["reason"], parked[0]["attempts"]) == ("exhausted", 4)
+    assert "CheckViolation" in parked[0]["error"]
+    assert rows(
+        settings,
+        "SELECT instance_id, state, reason, next_attempt_at FROM streaming.missed_pgcr",
+    ) == [(16_000_000_003, "waiting", "store_failed", None)]
+
+
+def test_recent_raids_are_counted_by_name_after_the_commit(settings: Settings) -> None:
+    labels = ("King's Fall", "Standard", "true")
+    before = metrics.PGCR_INSTANCE_TYPE.value(*labels)
+    recent = (NOW - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    store = InstanceStore(settings)
+    new = report_message(16_000_000_001, period=recent)
+    old = report_message(16_000_000_002)
+    deliveries = [Delivery(m.body, m.properties["headers"]) for m in (new, old, new)]
+    try:
+        assert list(store.handle(deliveries)) == [None] * 3
+    finally:
+        store.close()
+    assert metrics.PGCR_INSTANCE_TYPE.value(*labels) - before == 1
+
+
+def test_an_unknown_activity_is_stored_once_its_definition_is_there(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """On a release day nobody has the new hash yet; no report of that day may be lost."""
+    send(settings, report_message(16_000_000_001, hash=4_000_000_001))
+    with process(settings, tmp_path / "log", "--topic", "instance_store"):
+        until(lambda: rows(settings, "SELECT state FROM streaming.missed_pgcr"), limit_s=60)
+        with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO definitions.activity_version (hash, activity_id, version_id)"
+                " VALUES (4000000001, 11, 1)"
+            )
+        until(lambda: stored(settings) == 1, limit_s=60)
+    assert rows(settings, "SELECT state FROM streaming.missed_pgcr") == [("resolved",)]
+    assert ready(settings, "instance_store.parked") == 0
+
+
+def has_grown(settings: Settings, to: int) -> bool:
+    return stored(settings) >= to
+
+
+def test_a_killed_process_loses_nothing_and_doubles_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Kill -9 in the middle of batches; the next process gets what was not acknowledged."""
+    send(settings, *(report_message(16_000_000_000 + n) for n in range(400)))
+    arguments = ("--topic", "instance_store", "--batch", "7")
+    for _ in range(2):
+        with process(settings, tmp_path / "log", *arguments) as victim:
+            before = stored(settings)
+            until(partial(has_grown, settings, before + 60), limit_s=60)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait(10)
+    with process(settings, tmp_path / "log", *arguments):
+        until(lambda: stored(settings) == 400, limit_s=60)
+        until(lambda: ready(settings, INSTANCE_STORE) == 0)
+    clears = rows(settings, "SELECT sum(clears), count(*) FROM core.player_stats")
+    assert clears == [(800, 2)]  # two players in each report
+    assert ready(settings, "instance_store.parked") == 0
+
+
+def test_a_terminated_process_drains_and_relays(settings: Settings, tmp_path: Path) -> None:
+    send(settings, *(report_message(16_000_000_000 + n) for n in range(300)))
+    with process(settings, tmp_path / "log") as running:  # all topics and the relay
+        until(lambda: stored(settings) >= 100, limit_s=60)
+        status, health = healthz(settings)
+        assert health["checks"]["instance_store"] == health["checks"]["postgres"] == "ok"
+        assert (status, health["checks"]["relay_clickhouse"] != "ok") == (503, True)
+        until(lambda: ready(settings, "instance_cheat_check") > 0)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(40) == 0
+    assert stored(settings) + ready(settings, INSTANCE_STORE) == 300
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines()]
+    assert lines[-1]["action"] == "hermes_stopped"
+
+
+def test_a_wrong_topic_is_a_usage_error_that_lists_the_right_ones() -> None:
+    result = CliRunner().invoke(hermes, ["--topic", "instance_stroe"])
+    assert result.exit_code == 2
+    assert "instance_stroe; there are: instance_store, relay" in result.output
+
+
+@pytest.mark.parametrize("wrong", [["--slots", "0"], ["--batch", "x"], ["--batch", "-1"]])
+def test_wrong_numbers_are_usage_errors(wrong: list[str]) -> None:
+    assert CliRunner().invoke(hermes, wrong).exit_code == 2
