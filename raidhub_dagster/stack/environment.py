@@ -1,0 +1,157 @@
+"""Addresses and secrets of a stack: what nobody set is chosen here and kept in `stack.env`.
+
+Secrets are made once and stay; addresses follow RAIDHUB_PORT_BASE at each start.
+"""
+
+import getpass
+import os
+import secrets
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from raidhub_dagster.settings import STACK_ENV, Settings
+from raidhub_dagster.stack.process import HOST
+
+# Counted up from RAIDHUB_PORT_BASE; the order is what people remember, so new ones go to the end.
+_PORTS = (
+    "dagster-webserver",
+    "postgres",
+    "rabbitmq",
+    "rabbitmq-ui",
+    "clickhouse",
+    "simulator",
+    "dagster-code",
+    "atlas",
+    "hermes",
+    "relay",
+    "epmd",
+    "rabbitmq-distribution",
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One stack: `given` is what a person set, everything else follows from it."""
+
+    given: Settings
+
+    @cached_property
+    def home(self) -> Path:
+        return self.given.raidhub_home.resolve()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What every process of the stack sees."""
+        return Settings(_env_file=(self.home / STACK_ENV, ".env"))
+
+    def port(self, name: str) -> int:
+        """The port reserved for `name`."""
+        return self.given.raidhub_port_base + _PORTS.index(name)
+
+    @property
+    def has_postgres(self) -> bool:
+        return not self.given.was_set("postgres_host")
+
+    @property
+    def has_rabbitmq(self) -> bool:
+        return not self.given.was_set("rabbitmq_host")
+
+    @property
+    def has_clickhouse(self) -> bool:
+        return not self.given.was_set("clickhouse_host")
+
+    @property
+    def has_simulator(self) -> bool:
+        """Without an address of the API we play it ourselves: nobody crawls Bungie by accident."""
+        return not (self.given.was_set("bungie_url_base") or self.given.was_set("pgcr_url_base"))
+
+    def write(self) -> None:
+        """Chooses what nobody set and writes `stack.env`, readable by its owner only."""
+        # Open to walkers, because PostgreSQL may run as another user; files inside are closed.
+        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path = self.home / STACK_ENV
+        kept = dotenv_values(path) if path.exists() else {}
+        path.touch(mode=0o600)
+        lines = [f"{name}={value}" for name, value in self._chosen(kept).items()]
+        heading = "# Written by `raidhub up`; what .env or the environment say wins over it.\n"
+        path.write_text(heading + "\n".join(lines) + "\n", "utf-8")
+        vars(self).pop("settings", None)
+
+    def variables(self) -> dict[str, str]:
+        """`stack.env` and where Dagster finds its instance: the environment of every process."""
+        settings = self.settings
+        password = settings.postgres_password
+        written = dotenv_values(self.home / STACK_ENV)
+        return {name: value for name, value in written.items() if value is not None} | {
+            "RAIDHUB_HOME": str(self.home),
+            "DAGSTER_HOME": str(self.home / "dagster"),
+            "DAGSTER_PG_HOST": settings.postgres_host,
+            "DAGSTER_PG_PORT": str(settings.postgres_port),
+            "DAGSTER_PG_USER": settings.postgres_user or getpass.getuser(),
+            "DAGSTER_PG_PASSWORD": password.get_secret_value() if password else "",
+            "DAGSTER_PG_DB": "dagster",
+        }
+
+    def exports(self) -> str:
+        """Lines for `eval` in a shell."""
+        return "\n".join(
+            f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()
+        )
+
+    def _chosen(self, kept: dict[str, str | None]) -> dict[str, str]:
+        def secret(name: str) -> str:
+            return kept.get(name) or secrets.token_hex(16)
+
+        chosen: dict[str, str] = {}
+        if self.has_postgres:
+            chosen |= {
+                "POSTGRES_HOST": HOST,
+                "POSTGRES_PORT": str(self.port("postgres")),
+                "POSTGRES_USER": "raidhub",
+                "POSTGRES_PASSWORD": secret("POSTGRES_PASSWORD"),
+            }
+        if self.has_rabbitmq:
+            chosen |= {
+                "RABBITMQ_HOST": HOST,
+                "RABBITMQ_PORT": str(self.port("rabbitmq")),
+                "RABBITMQ_UI_PORT": str(self.port("rabbitmq-ui")),
+            }
+        if self.has_clickhouse:
+            chosen |= {
+                "CLICKHOUSE_HOST": HOST,
+                "CLICKHOUSE_HTTP_PORT": str(self.port("clickhouse")),
+            }
+        if self.has_simulator:
+            simulator = f"http://{HOST}:{self.port('simulator')}"
+            chosen |= {
+                "BUNGIE_URL_BASE": simulator,
+                "PGCR_URL_BASE": simulator,
+                "BUNGIE_API_KEY": secret("BUNGIE_API_KEY"),
+            }
+        for process in ("atlas", "hermes", "relay"):
+            chosen[f"{process}_metrics_port".upper()] = str(self.port(process))
+        return {
+            name: value for name, value in chosen.items() if not self.given.was_set(name.lower())
+        }
+
+
+def is_ours(pid: int, home: Path) -> bool:
+    """True when process `pid` was started by the stack in `home` (its environment says so)."""
+    try:
+        found = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone, or another user's
+        return False
+    return f"{STACK_MARK}={home}".encode() in found.split(b"\0")
+
+
+STACK_MARK = "RAIDHUB_STACK"  # in the environment of every process of a stack: its home
+
+
+def leftovers(home: Path) -> list[int]:
+    """Processes of the stack in `home`, other than this one."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return [pid for pid in pids if pid != os.getpid() and is_ours(pid, home)]

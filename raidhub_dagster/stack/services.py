@@ -1,0 +1,217 @@
+"""The services of a stack: in which order they start, on which ports, and how each is asked."""
+
+import http.client
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raidhub_dagster.stack.clickhouse import ClickhouseServer
+from raidhub_dagster.stack.environment import Environment
+from raidhub_dagster.stack.postgres import PostgresServer
+from raidhub_dagster.stack.process import HOST, Launch, Server, UnhealthyError, reach
+from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
+
+_PROJECT = Path(__file__).resolve().parents[2]
+
+# What `raidhub up --no-crawl` leaves out: the store stays as it is.
+CRAWL = frozenset({"simulator", "atlas"})
+
+
+@dataclass(frozen=True)
+class Service:
+    """One line of `raidhub status`.
+
+    Services of a lower `phase` are ready before those of a higher one start. `is_local` is False
+    for a server that somebody else runs: it is asked, never started. `ports` names each port and
+    the variable that moves it.
+    """
+
+    server: Server
+    phase: int
+    ports: dict[int, str]
+    is_local: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.server.name
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process of our own code, or of Dagster's: a command and the question it answers."""
+
+    name: str
+    command: tuple[str, ...]
+    ask: Callable[[], object]  # raises UnhealthyError
+    stop_wait_s: int = 15
+
+    def prepare(self) -> None:
+        """Nothing: its files are the project's."""
+
+    def launch(self) -> Launch:
+        return Launch(self.command, Path.cwd(), stop_wait_s=self.stop_wait_s)
+
+    def probe(self) -> None:
+        self.ask()
+
+
+@dataclass(frozen=True)
+class DagsterProgram(Program):
+    """A process of Dagster's, which needs the instance's folder."""
+
+    home: Path = Path()
+    code_port: int = 0
+
+    def prepare(self) -> None:
+        """Writes DAGSTER_HOME: the project's instance, and the code server as the only location."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_PROJECT / "deploy" / "dagster.yaml", self.home / "dagster.yaml")
+        location = {"host": HOST, "port": self.code_port, "location_name": "raidhub"}
+        workspace = json.dumps({"load_from": [{"grpc_server": location}]}, indent=2)
+        (self.home / "workspace.yaml").write_text(workspace + "\n", "utf-8")  # JSON is YAML
+
+
+def services(environment: Environment) -> list[Service]:
+    """All services of the stack, in the order of their start; `environment` is written."""
+    settings, home = environment.settings, environment.home
+    base = "RAIDHUB_PORT_BASE"
+    rabbitmq = RabbitmqServer(
+        settings,
+        home / "rabbitmq",
+        epmd_port=environment.port("epmd"),
+        distribution_port=environment.port("rabbitmq-distribution"),
+    )
+    found = [
+        Service(
+            PostgresServer(settings, home / "postgres"),
+            1,
+            {settings.postgres_port: "POSTGRES_PORT"},
+            environment.has_postgres,
+        ),
+        Service(
+            ClickhouseServer(settings, home / "clickhouse"),
+            1,
+            {settings.clickhouse_http_port: "CLICKHOUSE_HTTP_PORT"},
+            environment.has_clickhouse,
+        ),
+    ]
+    if environment.has_rabbitmq:
+        epmd = EpmdServer(home / "rabbitmq", rabbitmq.epmd_port)
+        found.insert(0, Service(epmd, 0, {epmd.port: base}))
+    ports = {
+        settings.rabbitmq_port: "RABBITMQ_PORT",
+        settings.rabbitmq_ui_port: "RABBITMQ_UI_PORT",
+        rabbitmq.distribution_port: base,
+    }
+    found.append(Service(rabbitmq, 1, ports, environment.has_rabbitmq))
+    if environment.has_simulator:
+        found.append(_simulator(environment))
+    metrics = {
+        "hermes": (settings.hermes_metrics_port, ("hermes", "--topic", "instance_store")),
+        "relay": (settings.relay_metrics_port, ("hermes", "--topic", "relay")),
+        "atlas": (
+            settings.atlas_metrics_port,
+            ("atlas", *shlex.split(settings.raidhub_atlas_args)),
+        ),
+    }
+    for name, (port, arguments) in metrics.items():
+        # A batch under way is finished and acknowledged: hermes takes up to 30 s for that.
+        program = Program(name, _raidhub(*arguments), _health(port), stop_wait_s=45)
+        found.append(Service(program, 3, {port: f"{name.upper()}_METRICS_PORT"}))
+    return found + _dagster(environment)
+
+
+def _simulator(environment: Environment) -> Service:
+    port = environment.port("simulator")
+    own = shlex.split(environment.settings.raidhub_simulator_args)
+    # The state keeps the world over a restart: stored reports stay true.
+    state = environment.home / "simulator" / "world.json"
+    command = _raidhub("simulate", "--port", str(port), "--state", str(state), *own)
+    return Service(Program("simulator", command, _health(port)), 2, {port: "RAIDHUB_PORT_BASE"})
+
+
+def _dagster(environment: Environment) -> list[Service]:
+    home = environment.home / "dagster"
+    code, ui = environment.port("dagster-code"), environment.port("dagster-webserver")
+    scripts = Path(sys.executable).parent
+    workspace = str(home / "workspace.yaml")
+
+    def program(name: str, ask: Callable[[], object], *command: str) -> DagsterProgram:
+        script = str(scripts / command[0])
+        return DagsterProgram(
+            name, (script, *command[1:]), ask, home=home, code_port=code, stop_wait_s=30
+        )
+
+    code_server = program(
+        "dagster-code",
+        lambda: reach(HOST, code),
+        *("dagster", "code-server", "start", "-h", HOST, "-p", str(code)),
+        *("-m", "raidhub_dagster.definitions", "-d", str(_PROJECT)),
+    )
+    webserver = program(
+        "dagster-webserver",
+        lambda: _ask(ui, "/server_info"),
+        *("dagster-webserver", "-h", HOST, "-p", str(ui), "-w", workspace),
+    )
+    daemon = program(
+        "dagster-daemon", lambda: _ask_daemon(ui), "dagster-daemon", "run", "-w", workspace
+    )
+    base = "RAIDHUB_PORT_BASE"
+    return [
+        Service(code_server, 3, {code: base}),
+        Service(webserver, 4, {ui: base}),
+        Service(daemon, 4, {}),
+    ]
+
+
+def _raidhub(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "raidhub_dagster", *arguments)
+
+
+def _health(port: int) -> Callable[[], object]:
+    return lambda: _ask(port, "/healthz")
+
+
+def _ask(port: int, path: str, body: str | None = None) -> str:
+    """The answer to a GET, or a POST of JSON. Raises UnhealthyError unless it is a success."""
+    reach(HOST, port)
+    connection = http.client.HTTPConnection(HOST, port, timeout=10)
+    try:
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise UnhealthyError(f"{path} on {HOST}:{port}: {error!r}") from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise UnhealthyError(f"{path} on {HOST}:{port}: {answer.status} {_reason(text)}")
+    return text
+
+
+def _reason(text: str) -> str:
+    """The checks that are not well, when the answer is our health server's; else the text."""
+    try:
+        checks: dict[str, str] = json.loads(text)["checks"]
+        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return " ".join(text.split())[:200]
+
+
+_DAEMONS = """{"query": "{ instance { daemonHealth { allDaemonStatuses
+ { daemonType required healthy lastHeartbeatErrors { message } } } } }"}""".replace("\n", "")
+
+
+def _ask_daemon(ui: int) -> None:
+    """The daemon has no port; the webserver knows the age of its heartbeats."""
+    instance = json.loads(_ask(ui, "/graphql", _DAEMONS))["data"]["instance"]
+    for daemon in instance["daemonHealth"]["allDaemonStatuses"]:
+        if daemon["required"] and not daemon["healthy"]:
+            errors = "; ".join(error["message"] for error in daemon["lastHeartbeatErrors"])
+            reason = " ".join(errors.split())[:200] or "no heartbeat"
+            raise UnhealthyError(f"{daemon['daemonType']}: {reason}")
