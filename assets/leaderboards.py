@@ -4,6 +4,7 @@ Dagster owns these. Each asset refreshes one materialized view without locking i
 what the views rank, and who is eligible, is in docs/domain/leaderboards.md.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -14,7 +15,7 @@ from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_FEAT_DEFINITION, AC
 from assets.tables import OWNERS
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
-from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top
+from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top, top_scores
 
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
 
@@ -58,7 +59,7 @@ def _leaderboard(
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": done.rows,
-                "seconds": done.seconds,
+                "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
                 "top_10": _table(best),
             }
@@ -117,16 +118,25 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     group_name="leaderboards",
     kinds={"postgres"},
     owners=OWNERS,
-    description="Every player's score from the best rank in each world-first race; 0 without one. "
-    "Fills core.player.wfr_score, writing only what changed.",
+    description="Every player's score from the best rank in each world-first race, 0 without one: "
+    "the column wfr_score of core.player. Rows are the players above 0.",
     deps=[world_first_contest_leaderboard, PLAYER],
     pool="postgres_refresh",
     retry_policy=_RETRY,
 )
 def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    started = time.monotonic()
     with dagster_failures(), postgres.connection() as connection:
         changed = refresh_wfr_score(connection, timeout_s=config.timeout_s)
-    return dg.MaterializeResult(metadata={"changed_players": changed})
+        scored, best = top_scores(connection)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": scored,
+            "changed_players": changed,
+            "seconds": round(time.monotonic() - started, 3),
+            "top_10": _table(best),
+        }
+    )
 
 
 individual_global_leaderboard = _leaderboard(

@@ -134,6 +134,16 @@ def refresh_wfr_score(
     return sum(write(changed[start : start + _PLAYERS_A_BATCH]) for start in starts)
 
 
+def top_scores(connection: Connection, n: int = 10) -> tuple[int, list[dict[str, object]]]:
+    """How many players have a score above 0, and the best `n` of them with names."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["count_wfr_scores"])
+        ((scored,),) = cursor.fetchall()
+    with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(_SQL["top_wfr_scores"], {"n": n})
+        return scored, [dict(row) for row in cursor]
+
+
 def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Problem]:
     """Players whose score is not what the races give them; empty right after a refresh of both."""
     changed = _changed_scores(connection, timeout_s)

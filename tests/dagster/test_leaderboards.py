@@ -75,7 +75,13 @@ def test_one_job_refreshes_and_checks_everything(
     told = {view: metadata(result, leaderboard_key(view)) for view in VIEWS}
     assert {view: m["dagster/row_count"].value for view, m in told.items()} == EXPECTED_ROWS
     assert all(m["size_bytes"].value > 0 and m["seconds"].value > 0 for m in told.values())
-    assert metadata(result, WFR_SCORE_KEY)["changed_players"].value == 3
+    scores = metadata(result, WFR_SCORE_KEY)
+    assert (scores["dagster/row_count"].value, scores["changed_players"].value) == (3, 3)
+    assert [r.data["player"] for r in scores["top_10"].records] == [
+        "Guardian 1",
+        "Guardian 2",
+        "Guardian 3",
+    ]
     assert len(checks(result)) == len(VIEWS) + 1
     assert all(check.passed for check in checks(result).values())
 

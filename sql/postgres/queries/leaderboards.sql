@@ -57,6 +57,18 @@ SET wfr_score = changed.wfr_score
 FROM unnest(%(players)s::bigint[], %(scores)s::float8[]) AS changed (membership_id, wfr_score)
 WHERE player.membership_id = changed.membership_id;
 
+-- name: count_wfr_scores
+SELECT count(*) FROM core.player WHERE wfr_score > 0;
+
+-- name: top_wfr_scores
+SELECT row_number() OVER (ORDER BY wfr_score DESC, membership_id) AS position,
+    coalesce(bungie_name, membership_id::text) AS player,
+    round(wfr_score::numeric, 2)::double precision AS wfr_score
+FROM core.player
+WHERE wfr_score > 0
+ORDER BY position
+LIMIT %(n)s;
+
 -- name: top_individual_global_leaderboard
 SELECT clears_position AS position,
     coalesce(player.bungie_name, player.membership_id::text) AS player,
