@@ -77,6 +77,7 @@ def fill(world: World) -> None:
     for number in range(1, PLAYERS + 1):
         world.player(
             4_611_686_018_400_000_000 + number,
+            display_name=f"Guardian {number}",
             clears=number * 3,
             fresh_clears=number * 2,
             sherpas=number % 5,
@@ -97,7 +98,7 @@ def page() -> Iterator[Page]:
         browser = playwright.chromium.launch(
             executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(viewport={"width": 1920, "height": 1200})
+        page = browser.new_page(viewport={"width": 2200, "height": 1700})  # all of the graph
         page.set_default_timeout(PATIENCE_MS)
         yield page
         browser.close()
@@ -111,18 +112,28 @@ def shoot(page: Page, folder: Path, name: str) -> None:
 
 
 def test_a_newcomer_finds_the_leaderboards(ui: str, page: Page, screenshots: Path) -> None:
-    """The graph and one board's page are what the product shows first; both must say something."""
+    """The graph and a board's page are what the product shows first; both must say something."""
     page.goto(f"{ui}/asset-groups")
     for group in ("crawl", "core", "definitions", "analytics", "leaderboards"):
         page.get_by_text(group, exact=True).first.wait_for()
-    shoot(page, screenshots, "lineage_groups")
+    page.get_by_text("fetching statuses").first.wait_for(state="hidden")
+    shoot(page, screenshots, "lineage_of_groups")
 
-    page.goto(f"{ui}/locations/raidhub/asset-groups/leaderboards/lineage")
-    for name in ("world_first_contest_leaderboard", "wfr_score", "individual_global_leaderboard"):
+    page.goto(f"{ui}/locations/raidhub/asset-groups/leaderboards")
+    for name in ("wfr_score", "individual_raid_leaderboard", "individual_global_leaderboard"):
         page.get_by_text(name, exact=True).first.wait_for()
-    shoot(page, screenshots, "lineage_leaderboards")
+    page.get_by_text("Materialized", exact=True).first.wait_for()
+    page.get_by_text("Loading...").first.wait_for(state="hidden")
+    shoot(page, screenshots, "lineage_of_leaderboards")
 
     page.goto(f"{ui}/assets/postgres/individual_global_leaderboard")
     page.get_by_text("top_10", exact=True).first.wait_for()
-    page.get_by_text("Row count", exact=False).first.wait_for()
+    board = page.locator("table", has_text="fresh_clears").last
+    rows = board.locator("tbody tr").all_inner_texts()
+    assert [row.split()[:4] for row in rows[:2]] == [
+        ["1", "Guardian", "14", "42"],
+        ["2", "Guardian", "13", "39"],
+    ]
+    assert len(rows) == 10
+    page.get_by_text("Row count", exact=True).first.wait_for()
     shoot(page, screenshots, "leaderboard")
