@@ -29,7 +29,8 @@ Tell = Callable[[str], None]
 _READY_LIMIT_S = 180
 _STORES_PHASE = 1  # after it the schema is brought up to date
 
-_NEVER_RAN = ("STOPPED", "UNKNOWN")
+# supervisord keeps none of these going.
+_ENDED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 
 
 class Health(NamedTuple):
@@ -69,9 +70,8 @@ class Stack:
                 self.environment.write()
             wanted = [s for s in services(self.environment) if crawl or s.name not in CRAWL]
             states = self.supervisor.states()
-            missing = [
-                s for s in wanted if s.is_local and not _is_kept(s, states.get(s.name, None))
-            ]
+            kept = {name for name, known in states.items() if known.state not in _ENDED}
+            missing = [s for s in wanted if s.is_local and s.name not in kept]
             if running and not missing:
                 tell("already running")
                 return None
@@ -186,11 +186,6 @@ class Stack:
         with (self.environment.home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _is_kept(service: Service, state: object) -> bool:
-    known = getattr(state, "state", "UNKNOWN")
-    return known not in (*_NEVER_RAN, "EXITED", "FATAL")
 
 
 def _problem(service: Service) -> str | None:

@@ -112,6 +112,7 @@ def wait_until(
     question: Callable[[], None],
     *,
     limit_s: float,
+    pause_s: float = 0.1,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -123,7 +124,7 @@ def wait_until(
         except UnhealthyError:
             if clock() >= end:
                 raise
-        sleep(0.1)
+        sleep(pause_s)
 
 
 @contextmanager

@@ -146,6 +146,10 @@ class Supervisor:
     def start_process(self, name: str) -> None:
         self._ask("startProcess", name, False)
 
+    def stop_process(self, name: str) -> None:
+        """Returns when it has ended; `start_process` starts it again."""
+        self._ask("stopProcess", name, True)
+
     def shut_down(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Ends all processes in reverse order, then itself; returns when it is gone."""
         pid = self.pid()

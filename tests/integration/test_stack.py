@@ -1,0 +1,248 @@
+"""The stack of a folder, run as a person runs it: `raidhub up`, `status`, `down`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.stack.environment import Environment
+from raidhub_dagster.stack.lifecycle import Stack
+from raidhub_dagster.stack.postgres import PostgresServer
+from raidhub_dagster.stack.process import HOST, UnhealthyError, is_taken, running, wait_until
+from raidhub_dagster.stack.services import services
+from raidhub_dagster.storage import postgres
+
+Overrides = dict[str, Any]
+
+
+def free_base() -> int:
+    """The first of twelve ports in a row that nobody has."""
+    for base in range(21_000 + os.getpid() % 500 * 20, 32_000, 20):
+        if not any(is_taken(base + n) for n in range(12)):
+            return base
+    raise AssertionError("no twelve free ports in a row")
+
+
+class Folder:
+    """A folder with a stack of its own."""
+
+    def __init__(self, path: Path, **variables: str) -> None:
+        self.path = path
+        self.variables = {"RAIDHUB_PORT_BASE": str(free_base()), **variables}
+
+    def run(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "raidhub_dagster", *arguments],
+            cwd=self.path,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    @property
+    def home(self) -> Path:
+        return self.path / ".raidhub"
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever has to do with the folder: by command line, working directory or environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                told = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if process.status() != psutil.STATUS_ZOMBIE and any(str(self.home) in x for x in told):
+                found.append(process)
+        return found
+
+    def assert_gone(self) -> None:
+        def question() -> None:
+            if left := self.processes():
+                raise UnhealthyError(f"still there: {left}")
+
+        wait_until(question, limit_s=20)
+
+
+@pytest.fixture
+def folder(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Folder]]:
+    """Makes folders that PostgreSQL's user can walk to; their stacks end with the test."""
+    made: list[Folder] = []
+
+    def make(**variables: str) -> Folder:
+        path = server_folder / f"{request.node.name[:30]}-{len(made)}"
+        path.mkdir()
+        made.append(Folder(path, **variables))
+        return made[-1]
+
+    yield make
+    for one in made:
+        done = one.run("down")
+        assert done.returncode == 0, done.stderr
+        one.assert_gone()
+
+
+def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., Folder]) -> None:
+    """What a newcomer types first; all is asked of one stack, because it takes 40 s to start."""
+    one = folder()
+    up = one.run("up")
+    assert up.returncode == 0, up.stderr
+    base = int(one.variables["RAIDHUB_PORT_BASE"])
+    assert up.stdout.endswith(f"Dagster: http://127.0.0.1:{base}\n")
+
+    again = one.run("up")
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "already running")
+
+    exported = one.run("env").stdout
+    shell = subprocess.run(
+        ["sh", "-c", 'eval "$1"; env', "sh", exported], capture_output=True, text=True, check=True
+    )
+    assert f"POSTGRES_PORT={base + 1}\n" in shell.stdout
+    assert f"DAGSTER_HOME={one.home}/dagster\n" in shell.stdout
+    assert (one.home / "stack.env").stat().st_mode & 0o077 == 0, "it holds secrets"
+
+    assert "atlas" in one.run("logs", "atlas").stdout
+    unknown = one.run("logs", "nothing")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("raidhub: no log of nothing; there are: atlas,")
+
+    down = one.run("down")
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    one.assert_gone()
+    assert one.run("down").stdout == "not running\n"
+    assert one.run("status").returncode == 1
+
+
+def test_two_stacks_run_at_once_one_names_what_is_unhealthy_and_a_kill_leaves_nothing(
+    folder: Callable[..., Folder],
+) -> None:
+    one = folder()
+    assert (done := one.run("up", "--no-crawl")).returncode == 0, done.stderr
+    two = folder()
+    assert (done := two.run("up", "--no-crawl")).returncode == 0, done.stderr
+    for each in (one, two):
+        lines = {line.split()[0]: line for line in each.run("status").stdout.splitlines()}
+        assert "running" in lines["postgres"]
+        assert " healthy" in lines["postgres"]
+        assert "stopped" in lines["atlas"]
+
+    # A stopped process keeps its port open, answers nobody and is running for supervisord.
+    state = Stack(Environment(settings_of(two))).supervisor.states()["hermes"]
+    os.kill(state.pid, signal.SIGSTOP)
+    status = two.run("status")
+    assert status.returncode == 1
+    (line,) = (text for text in status.stdout.splitlines() if text.startswith("hermes"))
+    assert "UNHEALTHY" in line
+    assert "/healthz" in line
+    os.kill(state.pid, signal.SIGCONT)
+
+    # supervisord is killed: the kernel ends its children, `down` the children of those.
+    supervisor = Stack(Environment(settings_of(one))).supervisor
+    pid = supervisor.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    done = one.run("down")
+    assert done.returncode == 0, done.stderr
+    one.assert_gone()
+    assert " healthy" in two.run("status").stdout, "the other stack is not concerned"
+
+
+def settings_of(folder: Folder) -> Settings:
+    base = int(folder.variables["RAIDHUB_PORT_BASE"])
+    return Settings(_env_file=None, raidhub_home=folder.home, raidhub_port_base=base)
+
+
+def test_a_taken_port_is_named_with_the_service_and_the_variable(
+    folder: Callable[..., Folder],
+) -> None:
+    """Nothing is started then: a half-started stack would hide the reason."""
+    one = folder()
+    port = int(one.variables["RAIDHUB_PORT_BASE"]) + 2
+    with socket.create_server((HOST, port)):
+        done = one.run("up")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"raidhub: port {port} for rabbitmq is taken; set RABBITMQ_PORT to another,"
+        " or RAIDHUB_PORT_BASE for all\n"
+    )
+    assert one.processes() == []
+
+
+def test_services_with_an_address_are_used_instead_of_started(
+    tmp_path: Path, postgres: Overrides, clickhouse: Overrides, rabbitmq: Overrides
+) -> None:
+    """A person's own servers must never get a second one beside them."""
+    given = Settings(
+        _env_file=None,
+        **postgres,
+        **rabbitmq,
+        **clickhouse,
+        bungie_url_base="http://127.0.0.1:1",
+        raidhub_home=tmp_path / ".raidhub",
+        raidhub_port_base=free_base(),
+    )
+    environment = Environment(given)
+    environment.write()
+    assert "POSTGRES" not in (tmp_path / ".raidhub" / "stack.env").read_text("utf-8")
+    found = {service.name: service for service in services(environment)}
+    assert {"simulator", "epmd"}.isdisjoint(found)
+    assert not any(found[name].is_local for name in ("postgres", "rabbitmq", "clickhouse"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"POSTGRES_PORT": "no number"}, "POSTGRES_PORT"),
+        ({"RAIDHUB_PORT_BASE": "70000"}, "RAIDHUB_PORT_BASE"),
+        ({"RAIDHUB_POSTGRES_BIN": "/nowhere"}, "RAIDHUB_POSTGRES_BIN"),
+        ({"RAIDHUB_RABBITMQ_SBIN": "/nowhere"}, "RAIDHUB_RABBITMQ_SBIN"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    server_folder: Path, variables: dict[str, str], expected: str
+) -> None:
+    path = server_folder / f"wrong-{expected.lower()}"
+    path.mkdir()
+    done = Folder(path, **variables).run("up")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+def test_postgres_of_root_runs_as_somebody_else_and_survives_a_kill(
+    server_folder: Path, settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(
+        postgres_host=HOST,
+        postgres_port=free_base(),
+        postgres_user="raidhub",
+        postgres_password="it's \\ odd",  # noqa: S106  of this server only
+        postgres_db="postgres",
+    )
+    server = PostgresServer(settings, server_folder / "durable")
+    log = server_folder / "durable.log"
+    with running(server, log) as process:
+        with postgres.connected(settings, "test") as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW synchronous_commit")
+            assert cursor.fetchone() == ("on",)
+            cursor.execute("CREATE TABLE kept AS SELECT 1 AS a")
+            connection.commit()
+        if os.geteuid() == 0:
+            assert psutil.Process(process.pid).uids().effective != 0
+        process.kill()
+    with (
+        running(server, log),
+        postgres.connected(settings, "test") as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT a FROM kept")
+        assert cursor.fetchone() == (1,)
