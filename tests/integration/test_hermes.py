@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,8 +24,11 @@ from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.messaging.topology import INSTANCE_STORE
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.stack.postgres import PostgresServer
+from raidhub_dagster.stack.process import HOST, free_port, running
+from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connected
+from raidhub_dagster.storage.seeds import seed
 from streaming.cli import hermes
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import TOPIC, InstanceStore
@@ -240,16 +244,49 @@ def test_a_killed_process_loses_nothing_and_doubles_nothing(
     assert ready(settings, "instance_store.parked") == 0
 
 
+def test_a_database_that_comes_late_and_restarts_costs_nothing(
+    rabbitmq: dict[str, Any], settings_for: SettingsFor, server_folder: Path, tmp_path: Path
+) -> None:
+    """The process is there before the server and its schema, and outlives a restart under load."""
+    settings = settings_for(
+        rabbitmq,
+        postgres_host=HOST,
+        postgres_port=free_port(),
+        postgres_user="raidhub",
+        postgres_password=secrets.token_hex(16),
+        clickhouse_http_port=free_port(),
+        hermes_metrics_port=free_port(),
+    )
+    server = PostgresServer(settings, server_folder / "restarted", durable=False)
+    send(settings, *(report_message(16_000_000_000 + n) for n in range(400)))
+    with process(settings, tmp_path / "log", "--batch", "7"):
+        until(lambda: "refused" in healthz(settings)[1].get("checks", {}).get("postgres", ""))
+        with running(server, tmp_path / "postgres.log"):
+            migrate_postgres(settings)
+            seed(settings)
+            until(lambda: stored(settings) >= 60, limit_s=90)
+        until(lambda: healthz(settings)[1]["checks"]["postgres"] != "ok")
+        with running(server, tmp_path / "postgres.log"):
+            until(lambda: stored(settings) == 400, limit_s=90)
+            until(lambda: ready(settings, INSTANCE_STORE) == 0)
+            until(lambda: ready(settings, "instance_cheat_check") >= 400, limit_s=90)
+            clears = rows(settings, "SELECT sum(clears), count(*) FROM core.player_stats")
+    assert clears == [(800, 2)]
+    assert (
+        ready(settings, "instance_store.parked") == ready(settings, "instance_store.retry.1") == 0
+    )
+
+
 def test_a_terminated_process_drains_and_relays(settings: Settings, tmp_path: Path) -> None:
     send(settings, *(report_message(16_000_000_000 + n) for n in range(300)))
-    with process(settings, tmp_path / "log") as running:  # all topics and the relay
+    with process(settings, tmp_path / "log") as started:  # all topics and the relay
         until(lambda: stored(settings) >= 100, limit_s=60)
         status, health = healthz(settings)
         assert health["checks"]["instance_store"] == health["checks"]["postgres"] == "ok"
         assert (status, health["checks"]["relay_clickhouse"] != "ok") == (503, True)
         until(lambda: ready(settings, "instance_cheat_check") > 0)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(40) == 0
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(40) == 0
     assert stored(settings) + ready(settings, INSTANCE_STORE) == 300
     lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines()]
     assert lines[-1]["action"] == "hermes_stopped"
