@@ -130,6 +130,9 @@ async def _begin(
 ) -> tuple[int, dict[int, tuple[int, int]]]:
     """Makes sure that there is a ledger; the highest published id known and the tracked hashes."""
     ceiling = settings.crawl_ceiling
+    tracked_hashes = await database.call(load_hashes)
+    if not tracked_hashes:  # some raids are known by their hash only and would count as none
+        raise ConfigurationError("PostgreSQL holds no definitions; run `raidhub seed`")
     position = await database.call(ledger.read_cursor)
     if position is None:
         newest = await database.call(lambda c: ledger.newest_instance(c, ceiling))
@@ -146,7 +149,7 @@ async def _begin(
             extra={"action": "crawl_started", "id": position},
         )
     resolved = await database.call(lambda c: ledger.highest_resolved(c, ceiling))
-    return resolved, await database.call(load_hashes)
+    return resolved, tracked_hashes
 
 
 def _now() -> datetime:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,9 @@ class Atlas:
             cursor.execute(statement)
             return cursor.fetchall()
 
+    def has_crawled(self, goal: int) -> bool:
+        return self.cursor() >= goal
+
     def uncovered(self) -> list[tuple[Any, ...]]:
         """Ids below the cursor that no block holds: always none."""
         return self.rows(
@@ -142,7 +146,7 @@ class Atlas:
         """Takes every message; each body must be the report of its header's id."""
         broker = connect_broker(self.settings, "pytest")
         channel = broker.channel()
-        ids = []
+        ids: list[int] = []
         while True:
             method, properties, body = channel.basic_get(INSTANCE_STORE, auto_ack=True)
             if method is None:
@@ -195,7 +199,7 @@ def test_loses_nothing_when_killed_at_any_moment(atlas: MakeAtlas) -> None:
             begun = crawl.cursor()
             with crawl.start(*arguments) as process:
                 goal = max(begun, FIRST) + rng.randrange(200, 900)
-                until(lambda goal=goal: crawl.cursor() >= goal)
+                until(partial(crawl.has_crawled, goal))
                 process.kill()
             assert crawl.uncovered() == []
         crawl.crawl(*arguments)
@@ -372,3 +376,19 @@ def test_names_the_variable_when_the_key_is_missing(postgres: Overrides) -> None
         output = process.communicate(timeout=30)[1]
     assert process.returncode == 1
     assert "BUNGIE_API_KEY" in output.splitlines()[-1]
+
+
+def test_asks_for_definitions_when_there_are_none(atlas: MakeAtlas) -> None:
+    """Raids that only their hash marks would silently count as none."""
+    with simulator(10, "--calm") as world:
+        crawl = atlas(world)
+        with (
+            connected(crawl.settings, "pytest") as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("DELETE FROM definitions.activity_version")
+        with crawl.start() as process:
+            output = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert "raidhub seed" in output.splitlines()[-1]
