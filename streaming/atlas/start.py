@@ -25,8 +25,11 @@ def first_id(*, target: int | None, newest: int | None, buffer: int) -> int | No
 
     `target` is what the person named, `newest` the highest id stored; both less `buffer`.
     """
-    start = newest if target is None else target
-    return None if start is None else max(start - buffer + 1, 1)
+    if target is None:
+        if newest is None:
+            return None
+        target = newest + 1
+    return max(target - buffer, 1)
 
 
 def is_simulated(base_url: str) -> bool:

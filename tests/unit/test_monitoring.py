@@ -1,0 +1,118 @@
+"""Names that readers outside know, the health port, and the form of log lines."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client import Counter, Gauge, Histogram
+
+from raidhub_dagster.errors import ConfigurationError
+from raidhub_dagster.monitoring import health, logs, metrics
+
+LIST = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+
+def described(metric: object) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(exported name, type, labels) of a metric of ours."""
+    match metric:
+        case metrics.PlainCounter():
+            for name in metric._names:
+                yield name, "counter", metric._labels
+        case Counter():
+            yield f"{metric._name}_total", "counter", tuple(metric._labelnames)
+        case Histogram():
+            yield metric._name, "histogram", tuple(metric._labelnames)
+        case Gauge():
+            yield metric._name, "gauge", tuple(metric._labelnames)
+
+
+def test_the_list_of_frozen_names_is_what_the_code_defines() -> None:
+    """Dashboards, alerts and the public status page read exactly these names and labels."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", LIST.read_text("utf-8"), re.MULTILINE)
+    listed = {(name, kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    defined = {row for value in vars(metrics).values() for row in described(value)}
+    assert listed == defined
+
+
+def test_plain_counters_are_exported_under_all_their_names() -> None:
+    """The client library would append `_total`, and the readers would see nothing."""
+    before = metrics.PGCR_CRAWL_SUMMARY_STATUS.value("9", "3")
+    metrics.PGCR_CRAWL_SUMMARY_STATUS.inc("9", "3", by=2)
+    with health.serve(0, {}) as server:
+        text = requests.get(f"http://127.0.0.1:{server.port}/metrics", timeout=5).text
+    for name in ("pgcr_crawl_summary_status", "pgcr_crawl_summary_status_count"):
+        assert f'{name}{{attempts="3",status="9"}} {before + 2}' in text
+    assert "pgcr_crawl_summary_status_total" not in text
+    assert "_created" not in text
+
+
+def broken() -> str | None:
+    raise RuntimeError("cannot look")
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "says"),
+    [
+        (lambda: None, 200, "ok"),
+        (lambda: "RabbitMQ is away", 503, "RabbitMQ is away"),
+        (broken, 503, "check failed: RuntimeError('cannot look')"),
+    ],
+)
+def test_health_tells_each_check(second: health.Check, status: int, says: str) -> None:
+    with health.serve(0, {"first": lambda: None, "second": second}) as server:
+        answer = requests.get(f"http://127.0.0.1:{server.port}/healthz", timeout=5)
+    assert answer.status_code == status
+    assert answer.json()["checks"] == {"first": "ok", "second": says}
+    assert answer.json()["status"] == ("ok" if status == 200 else "failing")
+
+
+def test_other_paths_are_not_found() -> None:
+    with health.serve(0, {}) as server:
+        assert requests.get(f"http://127.0.0.1:{server.port}/", timeout=5).status_code == 404
+
+
+def test_a_taken_port_is_told_in_one_line() -> None:
+    with (
+        health.serve(0, {}) as server,
+        pytest.raises(ConfigurationError, match=rf"port {server.port}.*METRICS_PORT"),
+    ):
+        health.serve(server.port, {})
+
+
+@pytest.fixture
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_a_log_line_is_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure("Info", "atlas")
+    logging.getLogger("part").info("Stored %d", 5, extra={"action": "pgcr_batch_stored", "rows": 5})
+    logging.getLogger("part").debug("not at this level")
+    (line,) = stream.getvalue().splitlines()
+    fields = json.loads(line)
+    assert fields.pop("time")
+    assert fields == {
+        "level": "INFO",
+        "logger": "part",
+        "message": "Stored 5",
+        "process": "atlas",
+        "action": "pgcr_batch_stored",
+        "rows": 5,
+    }
+
+
+def test_an_unknown_level_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="LOG_LEVEL"):
+        logs.configure("loud", "atlas")
