@@ -69,6 +69,7 @@ def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refres
     started = time.monotonic()
     with connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
+        cursor.execute(_SQL["enlarge_sorts"])
         cursor.execute(_SQL["is_populated"], {"view": name})
         ((populated,),) = cursor.fetchall()
         refresh = _SQL["refresh_view" if populated else "fill_view"]

@@ -9,6 +9,11 @@
 -- name: limit_statement
 SELECT set_config('statement_timeout', %(limit_ms)s, true);
 
+-- name: enlarge_sorts
+-- A board sorts once a column: with 1.2 million rows a refresh takes a third less time than with
+-- the 4 MB that servers give by default. Few sorts of a plan hold their memory at once.
+SELECT set_config('work_mem', '128MB', true);
+
 -- name: is_populated
 SELECT relispopulated FROM pg_class WHERE oid = %(view)s::regclass;
 
