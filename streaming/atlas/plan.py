@@ -102,6 +102,9 @@ class Plan:
     # What the ledger gives and takes.
 
     def add_block(self, block: Block) -> None:
+        """Takes a leased block; one of ours whose lease ran out and was renewed goes on."""
+        if block.first_id in self._blocks:
+            return
         opened = OpenBlock(block)
         self._blocks[opened.first_id] = opened
         insort(self._unasked, opened, key=lambda b: b.first_id)

@@ -56,7 +56,7 @@ async def ask_simulator(
         try:
             async with session.get(f"{base_url}/sim") as response:
                 answer = await response.json() if response.status == 200 else None
-        except aiohttp.ContentTypeError:
+        except (aiohttp.ContentTypeError, ValueError):
             answer = None
         except (aiohttp.ClientError, TimeoutError) as error:
             log.warning(

@@ -326,3 +326,17 @@ def test_takes_no_new_ids_while_the_store_is_behind() -> None:
     crawl.run(60)
     assert crawl.asked == []
     assert not crawl.plan.wants_block(1000)
+
+
+def test_goes_on_with_a_block_of_its_own_that_it_leased_again() -> None:
+    """After a long outage of the database the first lease to take over may be our own."""
+    crawl = Crawl(lambda _: NON_RAID)
+    crawl.plan.add_block(Block(101, 110))
+    visit = crawl.plan.next_visit()
+    assert visit is not None
+    crawl.plan.add_block(Block(101, 110))
+    crawl.plan.answered(visit, NON_RAID)
+    crawl.run(1)
+    (done,) = crawl.plan.take_done()
+    assert (done.first_id, done.non_raids) == (101, 10)
+    assert len(crawl.asked) == 9
