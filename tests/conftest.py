@@ -5,7 +5,6 @@ Each fixture returns overrides for Settings, so that a test combines what it nee
 """
 
 import http.client
-import importlib.util
 import secrets
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
 from raidhub_dagster.storage import clickhouse as clickhouse_client
 from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connect
+from raidhub_dagster.storage.seeds import seed
 
 Overrides = dict[str, Any]
 
@@ -79,8 +79,7 @@ def postgres_server(server_folder: Path) -> Iterator[Overrides]:
 
 def _make_template(settings: Settings) -> None:
     migrate_postgres(settings)
-    if importlib.util.find_spec("raidhub_dagster.storage.seeds"):
-        importlib.import_module("raidhub_dagster.storage.seeds").seed(settings)
+    seed(settings)
 
 
 _databases = count(1)

@@ -69,10 +69,14 @@ class Environment:
         """Without an address of the API we play it ourselves: nobody crawls Bungie by accident."""
         return not (self.given.was_set("bungie_url_base") or self.given.was_set("pgcr_url_base"))
 
+    def make_home(self) -> None:
+        """Open to walkers, because PostgreSQL may run as another user; the files are closed."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o711)
+
     def write(self) -> None:
         """Chooses what nobody set and writes `stack.env`, readable by its owner only."""
-        # Open to walkers, because PostgreSQL may run as another user; files inside are closed.
-        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.make_home()
         path = self.home / STACK_ENV
         kept = dotenv_values(path) if path.exists() else {}
         path.touch(mode=0o600)

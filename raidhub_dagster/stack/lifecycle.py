@@ -182,7 +182,7 @@ class Stack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Two `up` at once would start two supervisords on the same ports."""
-        self.environment.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.environment.make_home()
         with (self.environment.home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -22,6 +22,7 @@ from raidhub_dagster.stack.process import HOST, Launch, UnhealthyError, find_pro
 from raidhub_dagster.storage import postgres
 
 _DEBIAN = Path("/usr/lib/postgresql")
+_ELSEWHERE = Path("/var/lib/raidhub")  # clusters of root whose own folders are closed to others
 _MIB = 1 << 20
 
 
@@ -146,8 +147,10 @@ def _reachable(folder: Path, user: str) -> Path:
     if all(_walkable(parent, user) for parent in folder.parents):
         return folder
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    other = Path("/var/lib/raidhub") / digest / folder.name
-    other.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    other = _ELSEWHERE / digest / folder.name
+    other.parent.mkdir(parents=True, exist_ok=True)
+    for parent in (_ELSEWHERE, other.parent):
+        parent.chmod(0o711)  # mkdir's own mode would bow to the umask
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.symlink_to(other)
     return other

@@ -1,6 +1,7 @@
 """The stack of a folder, run as a person runs it: `raidhub up`, `status`, `down`."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,14 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.lifecycle import Stack
 from raidhub_dagster.stack.postgres import PostgresServer
-from raidhub_dagster.stack.process import HOST, UnhealthyError, is_taken, running, wait_until
+from raidhub_dagster.stack.process import (
+    HOST,
+    UnhealthyError,
+    free_port,
+    is_taken,
+    running,
+    wait_until,
+)
 from raidhub_dagster.stack.services import services
 from raidhub_dagster.storage import postgres
 
@@ -218,16 +226,35 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     assert expected in done.stderr
 
 
-def test_postgres_of_root_runs_as_somebody_else_and_survives_a_kill(
-    server_folder: Path, settings_for: Callable[..., Settings]
-) -> None:
-    settings = settings_for(
+def address(settings_for: Callable[..., Settings]) -> Settings:
+    return settings_for(
         postgres_host=HOST,
-        postgres_port=free_base(),
+        postgres_port=free_port(),
         postgres_user="raidhub",
         postgres_password="it's \\ odd",  # noqa: S106  of this server only
         postgres_db="postgres",
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
+def test_postgres_of_root_has_its_files_elsewhere_when_the_folder_is_closed(
+    tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    """A checkout below /root is the first thing root tries; the other user cannot walk there."""
+    tmp_path.chmod(0o700)
+    server = PostgresServer(address(settings_for), tmp_path / "data", durable=False)
+    try:
+        with running(server, tmp_path / "log"):
+            assert (tmp_path / "data").is_symlink()
+        assert (tmp_path / "data" / "PG_VERSION").exists()
+    finally:
+        shutil.rmtree((tmp_path / "data").resolve().parent)
+
+
+def test_postgres_of_root_runs_as_somebody_else_and_survives_a_kill(
+    server_folder: Path, settings_for: Callable[..., Settings]
+) -> None:
+    settings = address(settings_for)
     server = PostgresServer(settings, server_folder / "durable")
     log = server_folder / "durable.log"
     with running(server, log) as process:

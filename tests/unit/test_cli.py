@@ -1,0 +1,86 @@
+"""The command line: what a person sees when something is wrong, and what loading it costs."""
+
+import subprocess
+import sys
+
+import click
+import psycopg2
+import pytest
+from pika.exceptions import AMQPConnectionError
+
+from raidhub_dagster import cli
+from raidhub_dagster.errors import ConfigurationError, TransientError
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "raidhub_dagster", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_command_can_be_loaded_and_explains_itself() -> None:
+    """The table names modules as text: a typo shows only when somebody calls the command."""
+    context = click.Context(cli.raidhub)
+    for name in cli.raidhub.list_commands(context):
+        command = cli.raidhub.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+
+
+def test_the_command_line_itself_loads_nothing_heavy() -> None:
+    """Atlas lives for months with whatever its command line imported."""
+    heavy = "{'dagster', 'pandas', 'psycopg2', 'chdb'} & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, raidhub_dagster.cli, streaming.cli; print({heavy})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_wrong_usage_exits_2() -> None:
+    assert run("no-such-command").returncode == 2
+    assert run("up", "--no-such-option").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("POSTGRES_HOST\nis odd"),
+        TransientError("later"),
+        psycopg2.OperationalError("connection refused\nis it running?"),
+        AMQPConnectionError("gone"),
+        ConnectionRefusedError("refused"),
+    ],
+)
+def test_a_failure_is_one_line_and_exit_1(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command("fails")
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(cli.raidhub, "get_command", lambda _context, _name: fails)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["fails"])
+    assert exit_.value.code == 1
+    text = capsys.readouterr().err
+    assert text.startswith("raidhub: ")
+    assert text.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line would hide where it is."""
+
+    @click.command("fails")
+    def fails() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli.raidhub, "get_command", lambda _context, _name: fails)
+    with pytest.raises(KeyError):
+        cli.main(["fails"])
