@@ -46,14 +46,21 @@ def test_a_job_typed_in_a_shell_is_recorded(
         assert told.asset_materialization.metadata["dagster/row_count"].value == 1
 
 
-def test_a_refused_config_ends_the_command_with_an_error(
-    environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("timeout_s: -1", "statement_timeout"), ("timeout: 60", "timeout_s")],
+    ids=["refused value", "unknown name"],
+)
+def test_a_bad_config_ends_the_command_at_once(
+    environment: dict[str, str], tmp_path: Path, written: str, told: str
 ) -> None:
+    """Whoever typed it is waiting; three tries of the same mistake take two minutes."""
     config = tmp_path / "run.yaml"
-    config.write_text(CONFIG.replace("60", "-1"))
+    config.write_text(CONFIG.replace("timeout_s: 60", written))
     done = run_job("leaderboards_raid_job", environment, config)
     assert done.returncode != 0
-    assert "timeout_s" in done.stderr
+    assert told in done.stderr + done.stdout
+    assert "STEP_UP_FOR_RETRY" not in done.stderr
 
 
 def test_the_instance_is_the_one_that_dagster_yaml_describes(environment: dict[str, str]) -> None:

@@ -4,12 +4,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import psycopg2.errors
 import pytest
 
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
 from raidhub_dagster.storage.clickhouse import connect
+from raidhub_dagster.storage.progress import postgres_progress
 from sensors.stream_progress import WATCHED, stream_progress_sensor
 from tests.dagster.conftest import World
 
@@ -149,6 +151,27 @@ def test_names_clickhouse_when_it_skips_without_it(tick: Tick, away: ClickHouseR
     _, _, why = tick(cursor, away)
     assert why is not None
     assert "is away" in why
+
+
+def test_estimates_a_big_table(tick: Tick, world: World) -> None:
+    """Counting a billion rows once a minute would be the database's main work."""
+    world.run(
+        "INSERT INTO streaming.missed_pgcr (instance_id, state, reason, source)"
+        " SELECT id, 'resolved', 'r', 'atlas' FROM generate_series(1, 100002) AS id"
+    )
+    world.run("ANALYZE streaming.missed_pgcr")
+    observed, _, _ = tick()
+    missed = observed["streaming.missed_pgcr"]
+    assert (missed["rows"], missed["rows_are_estimated"]) == (100_002, True)
+    assert (missed["newest_id"], missed["waiting"]) == (100_002, 0)
+
+
+def test_gives_up_on_a_locked_table(store: PostgresResource, world: World) -> None:
+    """A tick has a budget: a migration that holds a lock must not hold the sensor too."""
+    with world.connection, world.connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE core.player IN ACCESS EXCLUSIVE MODE")
+        with store.connection() as other, pytest.raises(psycopg2.errors.QueryCanceled):
+            postgres_progress(other, limit_s=0.2)
 
 
 def test_fails_when_postgres_is_away(
