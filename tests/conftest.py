@@ -23,6 +23,7 @@ from raidhub_dagster.stack.postgres import PostgresServer
 from raidhub_dagster.stack.process import HOST, free_port, running
 from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
 from raidhub_dagster.storage import clickhouse as clickhouse_client
+from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connect
 from raidhub_dagster.storage.seeds import seed
@@ -160,10 +161,7 @@ def clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iter
     client = clickhouse_client.connect(make_settings(own), "pytest", database="default")
     try:
         client.command(f"CREATE DATABASE {name}")
-        if importlib.util.find_spec("raidhub_dagster.storage.clickhouse_migrations"):
-            importlib.import_module(
-                "raidhub_dagster.storage.clickhouse_migrations"
-            ).migrate_clickhouse(make_settings(postgres_server, own))
+        migrate_clickhouse(make_settings(postgres_server, own))
         yield own
         client.command(f"DROP DATABASE {name}")
     finally:
