@@ -31,6 +31,7 @@ class Origin(NamedTuple):
 
     instance_id: int | None  # None: they do not tell
     settled: bool  # the report is known not to grow any more
+    fetched_at: datetime | None = None  # aware; None: unknown
 
 
 def instance_store_properties(
@@ -79,7 +80,16 @@ def read_origin(headers: Mapping[str, Any] | None) -> Origin:
     return Origin(
         instance_id if is_count(instance_id) and 0 < instance_id <= MAX_ID else None,
         given.get("settled") is True,
+        _time(given.get("fetched_at")),
     )
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        read = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return read if read is not None and read.tzinfo is not None else None
 
 
 def read_id(body: bytes, name: str) -> int:

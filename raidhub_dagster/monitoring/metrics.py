@@ -129,5 +129,10 @@ INSTANCE_STORAGE_OPERATION_DURATION_SECONDS = Histogram(
     ("operation", "status"),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+INSTANCE_FETCH_TO_COMMIT_SECONDS = Histogram(
+    "instance_fetch_to_commit_seconds",
+    "From the fetch of a report to the commit that stores it.",
+    buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800),
+)
 OUTBOX_UNSENT = Gauge("outbox_unsent", "Effects that must still leave the outbox.")
 OUTBOX_OLDEST_SECONDS = Gauge("outbox_oldest_seconds", "Age of the oldest unsent effect.")

@@ -96,6 +96,9 @@ class InstanceStore:
                 outcomes[position] = error
         for position, failure in self._store_batch(reports):
             outcomes[position] = failure
+        for position in reports:
+            if outcomes[position] is None:
+                _measure_way(deliveries[position], self._now())
         return outcomes
 
     def give_up(self, delivery: Delivery, error: Exception) -> None:
@@ -182,6 +185,13 @@ def _measure(status: str, seconds: float) -> None:
     metrics.INSTANCE_STORAGE_OPERATION_DURATION_SECONDS.labels("store_batch", status).observe(
         seconds
     )
+
+
+def _measure_way(delivery: Delivery, committed_at: datetime) -> None:
+    fetched_at = read_origin(delivery.headers).fetched_at
+    if fetched_at is not None:
+        seconds = (committed_at - fetched_at).total_seconds()
+        metrics.INSTANCE_FETCH_TO_COMMIT_SECONDS.observe(max(seconds, 0.0))
 
 
 def _known_hashes(settings: Settings, threads: Threads) -> Loop:
