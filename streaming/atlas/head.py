@@ -5,7 +5,7 @@ that never came. So a 404 counts only below an id that is published; ids above t
 wait, and a few of them are asked again in growing intervals. docs/domain/crawl.md, "The head".
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from raidhub_dagster.storage.postgres import Rng
 from streaming.atlas.visit import PAUSE_S, Visit
@@ -87,9 +87,6 @@ class Head:
         self._rounds += 1
         self._plan_round()
         return [self._waiting[i] for i in asked], probes if self.is_silent else []
-
-    def waiting(self) -> Iterable[Visit]:
-        return self._waiting.values()
 
     def _plan_round(self) -> None:
         if not self._waiting:
