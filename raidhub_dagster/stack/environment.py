@@ -48,9 +48,17 @@ class Environment:
         """What every process of the stack sees."""
         return Settings(_env_file=(self.home / STACK_ENV, ".env"))
 
+    @cached_property
+    def port_base(self) -> int:
+        """What a person set, now or when the stack started, so that `status` needs no variable."""
+        kept = dotenv_values(self.home / STACK_ENV).get("RAIDHUB_PORT_BASE")
+        if kept is None or self.given.was_set("raidhub_port_base"):
+            return self.given.raidhub_port_base
+        return int(kept)
+
     def port(self, name: str) -> int:
         """The port reserved for `name`."""
-        return self.given.raidhub_port_base + _PORTS.index(name)
+        return self.port_base + _PORTS.index(name)
 
     @property
     def has_postgres(self) -> bool:
@@ -80,7 +88,8 @@ class Environment:
         path = self.home / STACK_ENV
         kept = dotenv_values(path) if path.exists() else {}
         path.touch(mode=0o600)
-        lines = [f"{name}={value}" for name, value in self._chosen(kept).items()]
+        chosen = {"RAIDHUB_PORT_BASE": str(self.port_base)} | self._chosen(kept)
+        lines = [f"{name}={value}" for name, value in chosen.items()]
         heading = "# Written by `raidhub up`; what .env or the environment say wins over it.\n"
         path.write_text(heading + "\n".join(lines) + "\n", "utf-8")
         vars(self).pop("settings", None)

@@ -75,14 +75,16 @@ class Stack:
             if running and not missing:
                 tell("already running")
                 return None
-            process = None
             for service in missing:
                 _check_ports(service)
-            if not running:
-                everyone = [s.server for s in services(self.environment) if s.is_local]
-                for server in everyone:
-                    server.prepare()
-                self.supervisor.write(everyone, self.environment.variables())
+            for service in missing:
+                service.server.prepare()
+            servers = [s.server for s in wanted if s.is_local]
+            self.supervisor.write(servers, self.environment.variables())
+            process = None
+            if running:
+                self.supervisor.add_processes()
+            else:
                 process = self.supervisor.start(tied=tied)
             for phase, group in groupby(sorted(wanted, key=lambda s: s.phase), lambda s: s.phase):
                 self._start(list(group), missing, tell)
@@ -111,6 +113,8 @@ class Stack:
         found = []
         for service in services(self.environment):
             known = states.get(service.name)
+            if known is None and service.is_local:
+                continue  # left out on purpose
             state = "external" if known is None else known.state.lower()
             problem = _problem(service)
             if known is not None and known.state != "RUNNING":
@@ -124,6 +128,9 @@ class Stack:
             if service in missing:
                 self.supervisor.start_process(service.name)
         for service in group:
+            problem = None if service.is_local else _problem(service)
+            if problem is not None:
+                tell(f"{service.name:18} waiting for it: {problem}")
             try:
                 wait_until(lambda s=service: self._ask(s), limit_s=_READY_LIMIT_S)  # type: ignore[misc]  # mypy infers no default of a lambda
             except UnhealthyError as error:

@@ -143,6 +143,12 @@ class Supervisor:
         except _GONE:
             return {}
 
+    def add_processes(self) -> None:
+        """Takes in those of the configuration that it does not know yet; touches no other."""
+        ((added, _changed, _removed),) = self._ask("reloadConfig")
+        for name in added:
+            self._ask("addProcessGroup", name)
+
     def start_process(self, name: str) -> None:
         self._ask("startProcess", name, False)
 
