@@ -41,7 +41,7 @@ _ENDED = frozenset({DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 def demo(context: click.Context, raids: int) -> None:
     """Start everything, crawl, rank and recount; the stack stays up."""
     stack = here()
-    stack.up(click.echo, crawl=True, tied=False)
+    stack.up(click.echo, tied=False)
     settings = stack.environment.settings
     _wait_for_raids(settings, raids)
     run_id = _rank(stack)

@@ -21,12 +21,14 @@ def here() -> Stack:
 
 
 @click.command()
-@click.option("--no-crawl", is_flag=True, help="Everything but the simulator and atlas.")
+@click.option(
+    "--without", multiple=True, metavar="SERVICE", help="Leave it out; can be given again."
+)
 @click.option("--foreground", is_flag=True, help="Stay, and end the stack with this command.")
-def up(no_crawl: bool, foreground: bool) -> None:
+def up(without: tuple[str, ...], foreground: bool) -> None:
     """Start the stack and wait until every service answers."""
     stack = here()
-    process = stack.up(click.echo, crawl=not no_crawl, tied=foreground)
+    process = stack.up(click.echo, without=without, tied=foreground)
     click.echo(f"Dagster: {stack.address}")
     if not foreground or process is None:
         return

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-import lz4.frame  # type: ignore[import-untyped]  # no types upstream
+import lz4.frame
 import zstandard
 from aiohttp import web
 

@@ -3,7 +3,6 @@
 Secrets are made once and stay; addresses follow RAIDHUB_PORT_BASE at each start.
 """
 
-import getpass
 import os
 import secrets
 import shlex
@@ -96,17 +95,10 @@ class Environment:
 
     def variables(self) -> dict[str, str]:
         """`stack.env` and where Dagster finds its instance: the environment of every process."""
-        settings = self.settings
-        password = settings.postgres_password
         written = dotenv_values(self.home / STACK_ENV)
         return {name: value for name, value in written.items() if value is not None} | {
             "RAIDHUB_HOME": str(self.home),
             "DAGSTER_HOME": str(self.home / "dagster"),
-            "DAGSTER_PG_HOST": settings.postgres_host,
-            "DAGSTER_PG_PORT": str(settings.postgres_port),
-            "DAGSTER_PG_USER": settings.postgres_user or getpass.getuser(),
-            "DAGSTER_PG_PASSWORD": password.get_secret_value() if password else "",
-            "DAGSTER_PG_DB": "dagster",
         }
 
     def exports(self) -> str:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +16,7 @@ import psycopg2
 from raidhub_dagster.errors import ConfigurationError, TransientError
 from raidhub_dagster.stack.environment import Environment, leftovers
 from raidhub_dagster.stack.process import UnhealthyError, is_taken, wait_until
-from raidhub_dagster.stack.services import CRAWL, Service, services
+from raidhub_dagster.stack.services import Service, services
 from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage import clickhouse_lookups, postgres
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
@@ -56,19 +56,25 @@ class Stack:
         """Of the Dagster UI."""
         return f"http://127.0.0.1:{self.environment.port('dagster-webserver')}"
 
-    def up(self, tell: Tell, *, crawl: bool, tied: bool) -> subprocess.Popen[bytes] | None:
-        """Starts what does not run and waits until everything answers.
+    def up(
+        self, tell: Tell, *, without: Collection[str] = (), tied: bool
+    ) -> subprocess.Popen[bytes] | None:
+        """Starts what does not run, but for `without`, and waits until everything answers.
 
         Returns supervisord's process when it was started here; `tied`, it dies with us. Raises
-        ConfigurationError for a taken port or a missing program, TransientError naming the service
-        that does not get ready; what runs by then keeps running.
+        ConfigurationError for a taken port, a missing program or an unknown name, TransientError
+        naming the service that does not get ready; what runs by then keeps running.
         """
         with self._alone():
             running = self.supervisor.pid() is not None
             if not running:
                 self._sweep(tell)
                 self.environment.write()
-            wanted = [s for s in services(self.environment) if crawl or s.name not in CRAWL]
+            everything = services(self.environment)
+            if unknown := set(without) - {s.name for s in everything}:
+                known = ", ".join(s.name for s in everything)
+                raise ConfigurationError(f"no service {', '.join(unknown)}; there are: {known}")
+            wanted = [s for s in everything if s.name not in without]
             states = self.supervisor.states()
             kept = {name for name, known in states.items() if known.state not in _ENDED}
             missing = [s for s in wanted if s.is_local and s.name not in kept]

@@ -17,9 +17,6 @@ from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
-# What `raidhub up --no-crawl` leaves out: the store stays as it is.
-CRAWL = frozenset({"simulator", "atlas"})
-
 
 @dataclass(frozen=True)
 class Service:
@@ -69,7 +66,7 @@ class DagsterProgram(Program):
     def prepare(self) -> None:
         """Writes DAGSTER_HOME: the project's instance, and the code server as the only location."""
         self.home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_PROJECT / "deploy" / "dagster.yaml", self.home / "dagster.yaml")
+        shutil.copyfile(_PROJECT / "dagster.yaml", self.home / "dagster.yaml")
         location = {"host": HOST, "port": self.code_port, "location_name": "raidhub"}
         workspace = json.dumps({"load_from": [{"grpc_server": location}]}, indent=2)
         (self.home / "workspace.yaml").write_text(workspace + "\n", "utf-8")  # JSON is YAML

@@ -1,4 +1,4 @@
-"""A DAGSTER_HOME of the repository's own deploy/dagster.yaml, for processes started by tests."""
+"""A DAGSTER_HOME of the repository's own dagster.yaml, for processes started by tests."""
 
 import subprocess
 import sys
@@ -13,15 +13,14 @@ BIN = Path(sys.executable).parent
 def dagster_environment(postgres: Mapping[str, Any], home: Path) -> dict[str, str]:
     """Variables for processes on that database; Dagster keeps its tables in the same one."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_bytes((ROOT / "deploy" / "dagster.yaml").read_bytes())
-    own = {f"DAGSTER_PG_{name}": postgres[f"postgres_{name.lower()}"] for name in _ADDRESS}
-    raidhub = {name.upper(): value for name, value in postgres.items()}
-    return {name: str(value) for name, value in (own | raidhub).items()} | {
+    (home / "dagster.yaml").write_bytes(
+        (ROOT / "dagster.yaml")
+        .read_bytes()
+        .replace(b"database: dagster", f"database: {postgres['postgres_db']}".encode())
+    )
+    return {name.upper(): str(value) for name, value in postgres.items()} | {
         "DAGSTER_HOME": str(home)
     }
-
-
-_ADDRESS = ("HOST", "PORT", "USER", "PASSWORD", "DB")
 
 
 def run_job(

@@ -4,7 +4,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_postgres.utils import DagsterPostgresException
 
+from raidhub_dagster.stack.process import free_port
 from tests.dagster.conftest import World
 from tests.dagster.home import dagster_environment, run_job
 
@@ -61,6 +63,15 @@ def test_a_bad_config_ends_the_command_at_once(
     assert done.returncode != 0
     assert told in done.stderr + done.stdout
     assert "STEP_UP_FOR_RETRY" not in done.stderr
+
+
+def test_a_deployment_without_its_database_fails(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that falls back to a file of its own would run everything a second time."""
+    monkeypatch.setenv("POSTGRES_PORT", str(free_port()))
+    with pytest.raises(DagsterPostgresException):
+        dg.DagsterInstance.from_config(environment["DAGSTER_HOME"])
 
 
 def test_the_instance_is_the_one_that_dagster_yaml_describes(environment: dict[str, str]) -> None:

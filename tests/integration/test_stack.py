@@ -21,22 +21,15 @@ from raidhub_dagster.stack.process import (
     HOST,
     UnhealthyError,
     free_port,
-    is_taken,
     running,
     wait_until,
 )
 from raidhub_dagster.stack.services import services
 from raidhub_dagster.storage import postgres
+from tests.support.system import free_base
 
 Overrides = dict[str, Any]
-
-
-def free_base() -> int:
-    """The first of twelve ports in a row that nobody has."""
-    for base in range(21_000 + os.getpid() % 500 * 20, 32_000, 20):
-        if not any(is_taken(base + n) for n in range(12)):
-            return base
-    raise AssertionError("no twelve free ports in a row")
+NO_CRAWL = ("--without", "simulator", "--without", "atlas")
 
 
 class Folder:
@@ -137,9 +130,13 @@ def test_two_stacks_run_at_once_one_names_what_is_unhealthy_and_a_kill_leaves_no
     folder: Callable[..., Folder],
 ) -> None:
     one = folder()
-    assert (done := one.run("up", "--no-crawl")).returncode == 0, done.stderr
+    assert (
+        done := one.run("up", *NO_CRAWL)
+    ).returncode == 0, done.stderr
     two = folder()
-    assert (done := two.run("up", "--no-crawl")).returncode == 0, done.stderr
+    assert (
+        done := two.run("up", *NO_CRAWL)
+    ).returncode == 0, done.stderr
     for each in (one, two):
         lines = {line.split()[0]: line for line in each.run("status").stdout.splitlines()}
         assert "running" in lines["postgres"]

@@ -1,0 +1,111 @@
+"""The whole system in a folder of its own: started by its own stack, watched, killed, compared."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from raidhub_dagster.settings import STACK_ENV, Settings
+from raidhub_dagster.stack.process import find_program, is_taken
+from raidhub_dagster.stack.supervisor import Supervisor
+from raidhub_dagster.storage.postgres import connect
+
+FIRST_ID = 16_790_000_001
+_DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code")
+
+
+def free_base() -> int:
+    """The first of twelve ports in a row that nobody has."""
+    for base in range(21_000 + os.getpid() % 500 * 20, 32_000, 20):
+        if not any(is_taken(base + n) for n in range(12)):
+            return base
+    raise AssertionError("no twelve free ports in a row")
+
+
+class System:
+    """A running stack without Dagster."""
+
+    def __init__(self, home: Path) -> None:
+        self.supervisor = Supervisor(home)
+        self.settings = Settings(_env_file=home / STACK_ENV)
+        self.simulator = self.settings.bungie_url_base
+
+    def pid(self, name: str) -> int:
+        """0 when it does not run."""
+        return self.supervisor.states()[name].pid
+
+    def process(self, name: str) -> psutil.Process:
+        return psutil.Process(self.pid(name))
+
+    def kill(self, name: str) -> bool:
+        """`kill -9`; False when it was not running."""
+        pid = self.pid(name)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        return bool(pid)
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """What the simulator's control answers, once it is up."""
+        answer = requests.request(
+            "POST" if body else "GET", f"{self.simulator}{path}", json=body or None, timeout=60
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with (
+            closing(connect(self.settings, "pytest")) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement)
+            return cursor.fetchall()
+
+    def number(self, statement: str) -> int:
+        return int(self.rows(statement)[0][0])
+
+
+def wait_for(
+    what: str, question: Callable[[], bool], *, limit_s: float, pause_s: float = 0.5
+) -> None:
+    """Returns when `question` is true. Fails naming `what` after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while not question():
+        assert time.monotonic() < deadline, f"after {limit_s:.0f} s still not: {what}"
+        time.sleep(pause_s)
+
+
+@contextmanager
+def system(folder: Path, *, simulator: str, atlas: str) -> Iterator[System]:
+    """A stack without Dagster. All of it ends with the block, or with this process."""
+    folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
+    environment = {
+        **os.environ,
+        "RAIDHUB_PORT_BASE": str(free_base()),
+        "RAIDHUB_SIMULATOR_ARGS": simulator,
+        "RAIDHUB_ATLAS_ARGS": atlas,
+    }
+    command = [find_program("setpriv"), "--pdeathsig=TERM", "--", sys.executable, "-m"]
+    command += ["raidhub_dagster", "up", "--foreground"]
+    for name in _DAGSTER:
+        command += ["--without", name]
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(
+            "the stack is up",
+            lambda: "Dagster:" in (folder / "up.log").read_text() or process.poll() is not None,
+            limit_s=180,
+        )
+        assert process.poll() is None, (folder / "up.log").read_text()
+        yield System(folder / ".raidhub")
+    finally:
+        process.terminate()
+        process.wait(120)
