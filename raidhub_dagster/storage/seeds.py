@@ -137,7 +137,7 @@ def seed(
 
     Seasons of stored instances and players' sums of best times follow in the same transaction,
     which waits for the store's and makes it wait. Raises PermanentError naming file, line and
-    column, and then nothing was written.
+    column, or the hash that cannot move any more, and then nothing was written.
     """
     with connected(settings, "raidhub-seed") as connection:
         work = partial(_load, folder=folder)
@@ -167,6 +167,7 @@ def _load(connection: Connection, *, folder: Path) -> list[SeedReport]:
         if after == before:
             return reports
         cursor.execute(_SQL["lock_stored"])
+        _refuse_moves(cursor, before["activity_version"], after["activity_version"])
         for table, report in zip(_TABLES, reports, strict=True):
             if report.changed:
                 rows = [after[table][key] for key in report.changed]
@@ -246,6 +247,23 @@ def _report(table: str, before: Rows, after: Rows) -> SeedReport:
         unchanged=len(after) - len(changed),
         changed=changed,
     )
+
+
+def _refuse_moves(cursor: Cursor, before: Rows, after: Rows) -> None:
+    """Raises PermanentError when a hash changes its activity under stored instances.
+
+    Their first clears, counters and fastest runs belong to the old one and would stay there.
+    """
+    moved = [hash_ for hash_, row in before.items() if after[hash_][1] != row[1]]
+    if not moved:
+        return
+    cursor.execute(_SQL["select_stored_hashes"], {"hashes": moved})
+    if (found := cursor.fetchone()) is not None:
+        hash_, stored = found
+        raise PermanentError(
+            f"activity_version.csv: hash {hash_} moves from activity {before[hash_][1]} to "
+            f"{after[hash_][1]}, but {stored} stored instances were counted for the old one"
+        )
 
 
 def _rewrite_seasons(cursor: Cursor, before: Rows, after: Rows) -> int:

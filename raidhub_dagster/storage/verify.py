@@ -12,6 +12,7 @@ import msgspec
 from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
@@ -96,9 +97,12 @@ def _reparsed(connection: Connection, size: int) -> Finding:
         stored = {row["instance_id"]: row for row in read_rows(connection, kept)}
     wrong = []
     for instance_id, body in kept.items():
-        parsed = parse(
-            open_body(body), now=datetime.now(UTC), expected_id=instance_id, settled=True
-        )
+        try:
+            plain = open_body(body)
+        except PermanentError as error:
+            wrong.append(f"{instance_id}: {error}")
+            continue
+        parsed = parse(plain, now=datetime.now(UTC), expected_id=instance_id, settled=True)
         if isinstance(parsed, Rejection):
             wrong.append(f"{instance_id}: {parsed.reason} at {parsed.field}")
             continue

@@ -308,6 +308,32 @@ def test_renamed_season_rewrites_nothing(
     assert set(changes(seed(settings, folder=folder))) == {"definitions.season"}
 
 
+# --- hashes of stored instances
+
+
+def move_garden(folder: Path) -> None:
+    line = f"{GARDEN_HASH},{GARDEN},"
+    replace(folder, "activity_version", line, f"{GARDEN_HASH},{LAST_WISH},")
+
+
+def test_hash_moves_while_nothing_is_stored_under_it(settings: Settings, folder: Path) -> None:
+    move_garden(folder)
+    assert changes(seed(settings, folder=folder)) == {
+        "definitions.activity_version": (0, 1, (GARDEN_HASH,))
+    }
+
+
+def test_hash_of_stored_instances_stays_where_it_is(
+    settings: Settings, folder: Path, connection: Connection
+) -> None:
+    """Its first clears and counters would stay with the old activity, and nobody would know."""
+    store_instance(connection, 1, "2020-01-01T00:00:00Z", hash=GARDEN_HASH)
+    move_garden(folder)
+    with pytest.raises(PermanentError, match=f"hash {GARDEN_HASH} moves from activity 7 to 4"):
+        seed(settings, folder=folder)
+    assert changes(seed(settings)) == {}
+
+
 # --- sums of best times
 
 

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +22,9 @@ from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage.clickhouse_rows import decode_row, read_rows
+from raidhub_dagster.storage.queries import load
 from raidhub_dagster.storage.store import Outcome, Store
+from raidhub_dagster.storage.verify import verify
 from tests.support import worlds
 from tests.support.reports import make_report
 
@@ -267,14 +270,15 @@ def test_kept_report_that_no_parser_reads_is_fetched_again(database: Database) -
     ) == [("malformed", True)]
 
 
-def test_missed_row_is_closed_with_the_store(database: Database) -> None:
-    """Or atlas would fetch a stored report for ever."""
+@pytest.mark.parametrize("state", ["waiting", "malformed", "unknown_hash", "missing", "rejected"])
+def test_missed_row_is_closed_with_the_store(database: Database, state: str) -> None:
+    """Or atlas would fetch a stored report for ever, or a rejected one look lost."""
     instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
     with database.connection, database.connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO streaming.missed_pgcr (instance_id, state, reason, source)"
-            " VALUES (%s, 'waiting', 'not_found', 'atlas')",
-            (instance.instance_id,),
+            " VALUES (%s, %s, 'not_found', 'atlas')",
+            (instance.instance_id, state),
         )
     store_all(Store(database.connection), [instance], 1)
     assert database.rows("SELECT state FROM streaming.missed_pgcr") == [("resolved",)]
@@ -320,6 +324,68 @@ def test_conflict_with_an_outside_writer_is_tried_again(database: Database) -> N
     outsider.close()
     assert database.rows("SELECT data FROM raw.pgcr") != []
     assert database.rows("SELECT convert_from(data, 'UTF8') FROM raw.pgcr") == [("x",)]
+
+
+def test_batch_that_waits_for_a_load_of_definitions_goes_by_the_new_ones(
+    database: Database,
+) -> None:
+    """Half old and half new definitions would leave rows that no recount agrees with."""
+    instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
+    with closing(database.connect()) as loader, ThreadPoolExecutor(1) as pool:
+        with loader.cursor() as cursor:
+            cursor.execute(load("postgres", "seeds")["lock_stored"])
+            cursor.execute(
+                "INSERT INTO definitions.season VALUES (99, '', '', '', %s);"
+                "UPDATE definitions.activity_version SET activity_id = 12 WHERE hash = %s",
+                (instance.date_started - timedelta(hours=1), instance.hash),
+            )
+        stored = pool.submit(store_all, Store(database.connection), [instance], 1)
+        with closing(database.connect()) as looking, looking.cursor() as cursor:
+            looking.autocommit = True
+            cursor.execute(waiting)
+            while cursor.fetchall() == [(0,)]:
+                assert not stored.done()
+                cursor.execute(waiting)
+        loader.commit()
+        assert stored.result(timeout=60) == [Outcome.STORED]
+    assert database.rows("SELECT season_id FROM core.instance") == [(99,)]
+    assert database.rows("SELECT activity_id FROM core.player_stats") == [(12,)]
+
+
+def test_sum_of_absurd_durations_is_capped(database: Database) -> None:
+    """A report may claim 68 years; the sum of two would fail the store for ever."""
+    longest = 2**31 - 1
+    world = [
+        msgspec.structs.replace(
+            worlds.clear(number, hours=number, players=[worlds.FIRST_PLAYER]),
+            hash=activity_hash,
+            duration=longest,
+        )
+        for number, activity_hash in enumerate((1374392663, 2381413764))
+    ]
+    store_all(Store(database.connection), world, 1)
+    assert database.rows("SELECT sum_of_best FROM core.player") == [(longest,)]
+    assert [f.check for f in verify(database.connection, None) if f.differing] == ["reports"]
+
+
+def test_name_that_only_an_outside_writer_knew_stays(database: Database) -> None:
+    """Null never overwrites, also not half of a pair."""
+    instance = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+    (player,) = instance.players
+    player = msgspec.structs.replace(
+        player, bungie_global_display_name=None, bungie_global_display_name_code=None
+    )
+    with database.connection, database.connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO core.player (membership_id, bungie_global_display_name, last_seen)"
+            " VALUES (%s, 'Outside', now())",
+            (player.membership_id,),
+        )
+    store_all(Store(database.connection), [msgspec.structs.replace(instance, players=(player,))], 1)
+    assert database.rows("SELECT bungie_global_display_name, display_name FROM core.player") == [
+        ("Outside", "Ann")
+    ]
 
 
 def test_error_of_one_report_leaves_the_batch_unstored(database: Database) -> None:

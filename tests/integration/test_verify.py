@@ -73,6 +73,14 @@ def test_store_of_its_own_making_is_equal(connection: Connection) -> None:
         ("UPDATE core.player SET sum_of_best = 1", {"players"}),
         ("DELETE FROM raw.pgcr WHERE instance_id = 16000000001", {"raw_reports"}),
         ("INSERT INTO raw.pgcr (instance_id, data) VALUES (5, 'x')", {"raw_reports"}),
+        (
+            "INSERT INTO raw.pgcr (instance_id, data) VALUES (5, 'x');"
+            "INSERT INTO streaming.missed_pgcr (instance_id, state, reason, source)"
+            " VALUES (5, 'missing', 'not_found', 'test')",
+            {"raw_reports"},
+        ),
+        ("UPDATE raw.pgcr SET data = 'x' WHERE instance_id = 16000000001", {"reports"}),
+        ("UPDATE definitions.activity_version SET activity_id = 4", {"player_stats"}),
         ("UPDATE core.instance SET score = 7", {"reports"}),
         ("UPDATE extended.instance_character_weapon SET kills = kills + 1", {"reports"}),
         (

@@ -24,7 +24,7 @@ WITH needed AS MATERIALIZED (
     SELECT id FROM definitions.activity_definition WHERE is_raid AND NOT is_sunset
 ),
 best AS MATERIALIZED (
-    SELECT stats.membership_id, sum(instance.duration) AS total
+    SELECT stats.membership_id, least(2147483647, sum(instance.duration)) AS total
     FROM core.player_stats AS stats
     JOIN core.instance ON instance.instance_id = stats.fastest_instance_id
     WHERE stats.activity_id IN (SELECT id FROM needed)

@@ -6,7 +6,8 @@ LOCK TABLE definitions.activity_definition IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: lock_stored
 -- Generated seasons and sums of best times follow the definitions: a transaction that stores by
--- the old ones ends first, the next one begins after us. In the order in which the store writes.
+-- the old ones ends first, the next one begins after us. In the order in which the store writes;
+-- it takes the first of them before it reads any definition.
 LOCK TABLE core.instance, core.player IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: select_activity_definition
@@ -71,6 +72,10 @@ ON CONFLICT (id) DO UPDATE SET
 INSERT INTO definitions.class_definition (hash, name)
 VALUES %s
 ON CONFLICT (hash) DO UPDATE SET name = excluded.name;
+
+-- name: select_stored_hashes
+-- A scan, rare as the case: only when a hash moves.
+SELECT hash, count(*) FROM core.instance WHERE hash = ANY(%(hashes)s) GROUP BY hash ORDER BY hash;
 
 -- name: rewrite_seasons
 -- Writing date_started computes season_id anew. No index: a change of seasons is rare, and only

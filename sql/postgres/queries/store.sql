@@ -1,7 +1,11 @@
 -- The store's transaction, in the order in which it runs. Lists come as array literals.
 
 -- name: find_activities
--- Primary key. Read in every batch: a corrected definition takes effect at once.
+-- Primary key. Read in every batch: a corrected definition takes effect at once. The table lock is
+-- the one that the first COPY takes anyway; taken here it makes a load of definitions (seeds.sql,
+-- lock_stored) come before this transaction or after it. A COPY that waited for such a load would
+-- compute seasons by the snapshot it took before it waited.
+LOCK TABLE core.instance IN ROW EXCLUSIVE MODE;
 SELECT hash, activity_id
 FROM definitions.activity_version
 WHERE hash = ANY(%(hashes)s::bigint[]);
@@ -100,7 +104,8 @@ COPY extended.instance_character_weapon (
 COPY streaming.outbox (kind, destination, key, body, month) FROM STDIN (FORMAT binary);
 
 -- name: upsert_players
--- Identity and sightings are merged before; counters are added, so that nobody's change is lost.
+-- Identity and sightings are merged before; counters are added, so that nobody's change is lost. A
+-- value that no sighting has stays as it is: an outside writer knew it.
 INSERT INTO core.player AS p (
     membership_id, membership_type, icon_path, display_name, bungie_global_display_name,
     bungie_global_display_name_code, last_seen, first_seen, clears, fresh_clears, sherpas,
@@ -114,11 +119,13 @@ FROM unnest(
     %(fresh_clears)s::int[], %(sherpas)s::int[], %(times)s::int[]
 )
 ON CONFLICT (membership_id) DO UPDATE SET
-    membership_type = excluded.membership_type,
-    icon_path = excluded.icon_path,
-    display_name = excluded.display_name,
-    bungie_global_display_name = excluded.bungie_global_display_name,
-    bungie_global_display_name_code = excluded.bungie_global_display_name_code,
+    membership_type = coalesce(excluded.membership_type, p.membership_type),
+    icon_path = coalesce(excluded.icon_path, p.icon_path),
+    display_name = coalesce(excluded.display_name, p.display_name),
+    bungie_global_display_name =
+        coalesce(excluded.bungie_global_display_name, p.bungie_global_display_name),
+    bungie_global_display_name_code =
+        coalesce(excluded.bungie_global_display_name_code, p.bungie_global_display_name_code),
     last_seen = greatest(p.last_seen, excluded.last_seen),
     first_seen = least(p.first_seen, excluded.first_seen),
     clears = p.clears + excluded.clears,
@@ -208,7 +215,7 @@ complete AS MATERIALIZED (
     HAVING count(*) = (SELECT count(*) FROM needed)
 ),
 best AS (
-    SELECT s.membership_id, sum(i.duration) AS total
+    SELECT s.membership_id, least(2147483647, sum(i.duration)) AS total
     FROM complete
     JOIN core.player_stats AS s USING (membership_id)
     JOIN core.instance AS i ON i.instance_id = s.fastest_instance_id
@@ -244,11 +251,11 @@ ON CONFLICT (instance_id) DO UPDATE SET
     closed_at = NULL;
 
 -- name: resolve_missed
--- Primary key; closed rows stay as they are.
+-- Primary key. Whatever the id was given up for, now it is stored.
 UPDATE streaming.missed_pgcr
 SET state = 'resolved', closed_at = now(), next_attempt_at = NULL
 WHERE instance_id = ANY(%(instances)s::bigint[])
-  AND state NOT IN ('resolved', 'rejected');
+  AND state <> 'resolved';
 
 -- name: find_known_again
 -- Index missed_pgcr_unknown_hash_idx: parked reports whose definition has come since.

@@ -78,7 +78,8 @@ wanted AS (
            least(2147483647, sum(s.total_time_played_seconds)) AS total_time_played_seconds,
            CASE WHEN count(i.duration) FILTER (WHERE n.id IS NOT NULL)
                      = (SELECT count(*) FROM needed)
-                THEN sum(i.duration) FILTER (WHERE n.id IS NOT NULL) END AS sum_of_best
+                THEN least(2147483647, sum(i.duration) FILTER (WHERE n.id IS NOT NULL))
+                END AS sum_of_best
     FROM core.player_stats AS s
     LEFT JOIN core.instance AS i ON i.instance_id = s.fastest_instance_id
     LEFT JOIN needed AS n ON n.id = s.activity_id
@@ -105,7 +106,7 @@ FULL JOIN raw.pgcr AS r USING (instance_id)
 LEFT JOIN streaming.missed_pgcr AS m USING (instance_id)
 WHERE r.instance_id IS NULL
    OR (i.instance_id IS NULL
-       AND m.state IS DISTINCT FROM 'unknown_hash' AND m.state IS DISTINCT FROM 'malformed')
+       AND coalesce(m.state, 'resolved') IN ('resolved', 'rejected', 'missing'))
 LIMIT 5;
 
 -- name: missed_but_stored
@@ -137,18 +138,16 @@ LIMIT 5;
 
 -- name: sample_stored
 -- Random ids between the ends, each with the next stored one: primary key only.
-SELECT DISTINCT ON (r.instance_id) r.instance_id, r.data
-FROM (SELECT min(instance_id) AS low, max(instance_id) AS high FROM core.instance) AS ends
-CROSS JOIN generate_series(1, %(size)s) AS n
-CROSS JOIN LATERAL (
-    SELECT i.instance_id
-    FROM core.instance AS i
-    WHERE i.instance_id >= ends.low + floor(random() * (ends.high - ends.low + 1) + n * 0)::bigint
-    ORDER BY i.instance_id
-    LIMIT 1
-) AS picked
-JOIN raw.pgcr AS r ON r.instance_id = picked.instance_id
-ORDER BY r.instance_id;
+WITH drawn AS MATERIALIZED (
+    SELECT low + floor(random() * (high - low + 1))::bigint AS id
+    FROM (SELECT min(instance_id) AS low, max(instance_id) AS high FROM core.instance) AS ends,
+         generate_series(1, %(size)s)
+)
+SELECT instance_id, data
+FROM raw.pgcr
+WHERE instance_id IN (
+    SELECT (SELECT min(instance_id) FROM core.instance WHERE instance_id >= drawn.id) FROM drawn
+);
 
 -- name: pending_effects
 -- What has not reached ClickHouse yet: until then the stores must differ.
