@@ -15,8 +15,8 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.archive import read_entries
 from raidhub_dagster.storage.postgres import connected
 from tests.support.reports import encode, envelope, flatten, make_report
+from tests.support.samples import SAMPLES
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "pgcr"
 FIRST = 16_000_000_000
 
 

@@ -68,6 +68,14 @@ class System:
             cursor.execute(statement)
             return cursor.fetchall()
 
+    def execute(self, statement: str) -> None:
+        with (
+            closing(connect(self.settings, "pytest")) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement)
+
     def number(self, statement: str) -> int:
         return int(self.rows(statement)[0][0])
 
@@ -83,18 +91,21 @@ def wait_for(
 
 
 @contextmanager
-def system(folder: Path, *, simulator: str, atlas: str) -> Iterator[System]:
-    """A stack without Dagster. All of it ends with the block, or with this process."""
+def system(folder: Path, *, simulator: str, atlas: str | None = None) -> Iterator[System]:
+    """A stack without Dagster, and without atlas when there are no arguments for it.
+
+    All of it ends with the block, or with this process.
+    """
     folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
     environment = {
         **os.environ,
         "RAIDHUB_PORT_BASE": str(free_base()),
         "RAIDHUB_SIMULATOR_ARGS": simulator,
-        "RAIDHUB_ATLAS_ARGS": atlas,
+        "RAIDHUB_ATLAS_ARGS": atlas or "",
     }
     command = [find_program("setpriv"), "--pdeathsig=TERM", "--", sys.executable, "-m"]
     command += ["raidhub_dagster", "up", "--foreground"]
-    for name in _DAGSTER:
+    for name in (*_DAGSTER, *(() if atlas else ("atlas",))):
         command += ["--without", name]
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)

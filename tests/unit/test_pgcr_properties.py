@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,8 +30,8 @@ from tests.support.reports import (
     make_realistic_report,
     make_report,
 )
+from tests.support.samples import SAMPLES
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "pgcr"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REASONS = {
     "not_json_object",

@@ -1,0 +1,84 @@
+"""Random deaths of every process during a crawl: at the end both stores equal the world's truth."""
+
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import psycopg2
+import pytest
+
+from raidhub_dagster.storage.postgres import connect
+from tests.support.system import FIRST_ID, System, system, wait_for
+from tests.support.truth import assert_true, read_truth
+
+KILLED = ("atlas", "hermes", "relay", "rabbitmq")
+RESTARTED = ("postgres", "clickhouse")
+# Everything that heals does so within seconds; what never heals stays out of the truth.
+_MEAN = (
+    "--players 3000 --historic-share 0.5 --fault late=0.01 --fault late_s=15 --fault blocked=0.05"
+    " --fault blocked_s=15 --fault malformed=0.05 --fault malformed_s=10 --fault reset=0.003"
+    " --fault truncated=0.003 --fault unexpected=0.003 --fault broken_json=0.002"
+    " --fault bad_gateway=0.003"
+)
+_PATIENT = "--workers 24 --block-size 200 --lease-s 6 --retry-scale 0.02"
+
+
+def test_kills_change_nothing(tmp_path: Path) -> None:
+    """Nothing is lost and nothing counts twice, whoever dies when."""
+    run_with_deaths(tmp_path, ids=9_000, latency_ms=60, deaths=12, seed=20)
+
+
+@pytest.mark.soak
+def test_half_an_hour_of_kills_changes_nothing(tmp_path: Path) -> None:
+    """The same for long enough to meet what happens once in hundreds of deaths."""
+    run_with_deaths(tmp_path, ids=250_000, latency_ms=150, deaths=300, seed=int(time.time()))
+
+
+def run_with_deaths(folder: Path, *, ids: int, latency_ms: int, deaths: int, seed: int) -> None:
+    head, rng = FIRST_ID + ids - 1, Random(seed)
+    print(f"seed {seed}")
+    with system(
+        folder,
+        simulator=f"{_MEAN} --head {head} --fault latency_ms={latency_ms}",
+        atlas=_PATIENT,
+    ) as running:
+        for number in range(deaths):
+            # Restarts of the stores are orderly; between two deaths the crawl goes on for a while.
+            name = rng.choice(KILLED * 3 + RESTARTED)
+            if name in KILLED:
+                wait_for(f"{name} is up", lambda n=name: running.kill(n), limit_s=60)  # type: ignore[misc]
+            else:
+                running.supervisor.stop_process(name)
+                running.supervisor.start_process(name)
+            wanted = head - ids + ids * (number + 1) * 0.8 / deaths
+            wait_for("the crawl goes on", lambda w=wanted: _cursor(running) >= w, limit_s=300)  # type: ignore[misc]
+        wait_for("everything there is was stored", lambda: _is_complete(running, head), limit_s=240)
+        running.supervisor.stop_process("atlas")
+        with closing(connect(running.settings, "pytest")) as connection:
+            assert assert_true(connection, running.simulator, FIRST_ID, head) > ids * 0.03
+        recount = subprocess.run(
+            [sys.executable, "-m", "raidhub_dagster", "verify", "--wait", "120"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert recount.returncode == 0, recount.stdout + recount.stderr
+
+
+def _cursor(running: System) -> int:
+    """Newest id that was ever leased; 0 while PostgreSQL is away."""
+    try:
+        return running.number("SELECT coalesce(max(next_id), 0) FROM streaming.crawl_cursor")
+    except psycopg2.OperationalError:
+        return 0
+
+
+def _is_complete(running: System, head: int) -> bool:
+    raids = read_truth(running.simulator, "raids", from_=FIRST_ID, to=head)
+    wanted = {raid["instance_id"] for raid in raids}
+    stored = {row[0] for row in running.rows("SELECT instance_id FROM raw.pgcr")}
+    return wanted <= stored
