@@ -130,13 +130,9 @@ def test_two_stacks_run_at_once_one_names_what_is_unhealthy_and_a_kill_leaves_no
     folder: Callable[..., Folder],
 ) -> None:
     one = folder()
-    assert (
-        done := one.run("up", *NO_CRAWL)
-    ).returncode == 0, done.stderr
+    assert (done := one.run("up", *NO_CRAWL)).returncode == 0, done.stderr
     two = folder()
-    assert (
-        done := two.run("up", *NO_CRAWL)
-    ).returncode == 0, done.stderr
+    assert (done := two.run("up", *NO_CRAWL)).returncode == 0, done.stderr
     for each in (one, two):
         lines = {line.split()[0]: line for line in each.run("status").stdout.splitlines()}
         assert "running" in lines["postgres"]
