@@ -54,11 +54,29 @@ class PlainCounter(Collector):
             yield metric
 
 
+class MeasuredGauge(Gauge):
+    """A gauge without labels that is exported once it was set.
+
+    Every process defines all metrics, and the 0 of one that does not measure would read as a fact.
+    """
+
+    _is_set = False
+
+    def set(self, value: float) -> None:
+        self._is_set = True
+        super().set(value)
+
+    def collect(self) -> Iterable[Metric]:
+        return super().collect() if self._is_set else ()
+
+
 # The crawl. `status` is the number of the result kind, `attempts` the number of the try.
 
-ATLAS_ACTIVE_WORKERS = Gauge("atlas_active_workers", "Fetches that may run at the same time.")
-ATLAS_HEAD_ID = Gauge("atlas_head_id", "Highest id this process saw published.")
-ATLAS_LAG_P20_SECONDS = Gauge(
+ATLAS_ACTIVE_WORKERS = MeasuredGauge(
+    "atlas_active_workers", "Fetches that may run at the same time."
+)
+ATLAS_HEAD_ID = MeasuredGauge("atlas_head_id", "Highest id this process saw published.")
+ATLAS_LAG_P20_SECONDS = MeasuredGauge(
     "atlas_lag_p20_seconds", "20th percentile of the lag of the last reports fetched."
 )
 PGCR_CRAWL_SUMMARY_STATUS = PlainCounter(
@@ -93,7 +111,7 @@ MISSED_PGCR_ROWS = Gauge("missed_pgcr_rows", "Unresolved ids in the ledger, by s
 # Queues.
 
 QUEUE_WORKER_COUNT = Gauge("queue_worker_count", "Slots of a topic.", ("queue_name",))
-QUEUE_DEPTH = Gauge("queue_depth", "Messages ready or unacknowledged.", ("queue_name",))
+QUEUE_DEPTH = Gauge("queue_depth", "Messages ready, or held and not yet handled.", ("queue_name",))
 QUEUE_PARKED_MESSAGES = Gauge(
     "queue_parked_messages", "Messages in the parking queue of a topic.", ("queue_name",)
 )
@@ -134,5 +152,5 @@ INSTANCE_FETCH_TO_COMMIT_SECONDS = Histogram(
     "From the fetch of a report to the commit that stores it.",
     buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800),
 )
-OUTBOX_UNSENT = Gauge("outbox_unsent", "Effects that must still leave the outbox.")
-OUTBOX_OLDEST_SECONDS = Gauge("outbox_oldest_seconds", "Age of the oldest unsent effect.")
+OUTBOX_UNSENT = MeasuredGauge("outbox_unsent", "Effects that must still leave the outbox.")
+OUTBOX_OLDEST_SECONDS = MeasuredGauge("outbox_oldest_seconds", "Age of the oldest unsent effect.")

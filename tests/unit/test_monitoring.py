@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.monitoring import health, logs, metrics
@@ -49,6 +51,26 @@ def test_plain_counters_are_exported_under_all_their_names() -> None:
         assert f'{name}{{attempts="3",status="9"}} {before + 2}' in text
     assert "pgcr_crawl_summary_status_total" not in text
     assert "_created" not in text
+
+
+def test_a_gauge_is_exported_once_it_was_set() -> None:
+    """Hermes would tell the head of the crawl as 0, and an alert would believe it."""
+    registry = CollectorRegistry()
+    gauge = metrics.MeasuredGauge("head", "Test.", registry=registry)
+    assert registry.get_sample_value("head") is None
+    gauge.set(0)
+    assert registry.get_sample_value("head") == 0
+
+
+@pytest.mark.parametrize("name", ["atlas_active_workers", "outbox_unsent"])
+def test_no_process_exports_what_only_another_one_measures(name: str) -> None:
+    """A process that only loads the definitions, as hermes and ingest do."""
+    program = "from raidhub_dagster.monitoring import metrics; import prometheus_client as p; "
+    program += "print(p.generate_latest().decode())"
+    text = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert not re.search(rf"^{name} ", text, re.MULTILINE)
 
 
 def broken() -> str | None:
