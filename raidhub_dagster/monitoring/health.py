@@ -19,7 +19,7 @@ Check = Callable[[], str | None]
 class HealthServer:
     """Answers until it is closed; a context manager."""
 
-    def __init__(self, port: int, checks: Mapping[str, Check]) -> None:
+    def __init__(self, port: int, checks: Mapping[str, Check], variable: str) -> None:
         handler = type("Handler", (_Handler,), {"checks": dict(checks)})
         try:
             # All interfaces: Prometheus and the kubelet come from other machines.
@@ -27,7 +27,7 @@ class HealthServer:
         except OSError as error:
             raise ConfigurationError(
                 f"cannot serve metrics on port {port}: {error.strerror or error};"
-                " set another *_METRICS_PORT"
+                f" set another {variable}"
             ) from None
         self.port: int = self._server.server_address[1]
         # The short poll only bounds how long close() takes; requests are answered at once.
@@ -53,13 +53,14 @@ class HealthServer:
         self.close()
 
 
-def serve(port: int, checks: Mapping[str, Check]) -> HealthServer:
+def serve(port: int, checks: Mapping[str, Check], *, variable: str) -> HealthServer:
     """Starts the server in a thread; port 0 takes a free one.
 
     /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
-    each check is "ok" or its reason. Raises ConfigurationError when the port is taken.
+    each check is "ok" or its reason. Raises ConfigurationError naming `variable`, the setting that
+    chose the port, when it is taken.
     """
-    return HealthServer(port, checks)
+    return HealthServer(port, checks, variable)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -76,7 +76,7 @@ async def _run(
     }
     publishing = asyncio.create_task(publisher.run())
     try:
-        with health.serve(settings.atlas_metrics_port, checks):
+        with health.serve(settings.atlas_metrics_port, checks, variable="ATLAS_METRICS_PORT"):
             async with open_session(options.workers) as session:
                 begun = asyncio.create_task(_begin(settings, database, session, target, buffer))
                 stopped = asyncio.create_task(stopping.wait())

@@ -48,10 +48,15 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
         runners.extend(relay.loops(settings, publisher, threads))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threads.stopping.set())
-    port = settings.hermes_metrics_port if topics else settings.relay_metrics_port
+    # A relay beside consumers, both on one machine, needs a port of its own.
+    port, variable = (
+        (settings.hermes_metrics_port, "HERMES_METRICS_PORT")
+        if topics
+        else (settings.relay_metrics_port, "RELAY_METRICS_PORT")
+    )
     checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
     checks["postgres"] = lambda: _ask_postgres(settings)
-    with health.serve(port, checks), publisher:
+    with health.serve(port, checks, variable=variable), publisher:
         log.info(
             "Hermes runs %s",
             ", ".join(runner.name for runner in runners),

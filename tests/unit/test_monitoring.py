@@ -6,7 +6,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,11 @@ from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.monitoring import health, logs, metrics
 
 LIST = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+
+def serve(checks: Mapping[str, health.Check]) -> health.HealthServer:
+    """On a free port."""
+    return health.serve(0, checks, variable="TEST_METRICS_PORT")
 
 
 def described(metric: object) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -45,7 +50,7 @@ def test_plain_counters_are_exported_under_all_their_names() -> None:
     """The client library would append `_total`, and the readers would see nothing."""
     before = metrics.PGCR_CRAWL_SUMMARY_STATUS.value("9", "3")
     metrics.PGCR_CRAWL_SUMMARY_STATUS.inc("9", "3", by=2)
-    with health.serve(0, {}) as server:
+    with serve({}) as server:
         text = requests.get(f"http://127.0.0.1:{server.port}/metrics", timeout=5).text
     for name in ("pgcr_crawl_summary_status", "pgcr_crawl_summary_status_count"):
         assert f'{name}{{attempts="3",status="9"}} {before + 2}' in text
@@ -86,7 +91,7 @@ def broken() -> str | None:
     ],
 )
 def test_health_tells_each_check(second: health.Check, status: int, says: str) -> None:
-    with health.serve(0, {"first": lambda: None, "second": second}) as server:
+    with serve({"first": lambda: None, "second": second}) as server:
         answer = requests.get(f"http://127.0.0.1:{server.port}/healthz", timeout=5)
     assert answer.status_code == status
     assert answer.json()["checks"] == {"first": "ok", "second": says}
@@ -94,16 +99,18 @@ def test_health_tells_each_check(second: health.Check, status: int, says: str) -
 
 
 def test_other_paths_are_not_found() -> None:
-    with health.serve(0, {}) as server:
+    with serve({}) as server:
         assert requests.get(f"http://127.0.0.1:{server.port}/", timeout=5).status_code == 404
 
 
 def test_a_taken_port_is_told_in_one_line() -> None:
     with (
-        health.serve(0, {}) as server,
-        pytest.raises(ConfigurationError, match=rf"port {server.port}.*METRICS_PORT"),
+        serve({}) as server,
+        pytest.raises(
+            ConfigurationError, match=rf"port {server.port}: .*; set another ATLAS_METRICS_PORT$"
+        ),
     ):
-        health.serve(server.port, {})
+        health.serve(server.port, {}, variable="ATLAS_METRICS_PORT")
 
 
 @pytest.fixture
