@@ -80,7 +80,8 @@ if [ "$(cat .venv/.bootstrapped 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin
         "$python" -m venv .venv
     fi
     say "installing the pinned requirements into .venv ($(.venv/bin/python --version))"
-    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+    # The lock is complete, and with dependencies pip wants hashes for extras a second time.
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
         -r requirements.lock
     # Without isolation and without dependencies: nothing unpinned is fetched.
     .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps \
