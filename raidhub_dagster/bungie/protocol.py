@@ -269,6 +269,11 @@ class PgcrResult:
     rejection: Rejection | None = None  # BAD_FORMAT
     ended_at: datetime | None = None  # of a raid or not, when the report tells; for the lag
 
+    @property
+    def is_poison(self) -> bool:
+        """The request itself is refused: no later try brings anything else."""
+        return self.code in _POISON
+
 
 _KIND_OF_CLASS = {
     CodeClass.MAINTENANCE: ResultKind.SYSTEM_DISABLED,

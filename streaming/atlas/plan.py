@@ -178,7 +178,8 @@ class Plan:
         """When time alone gives `next_visit` something, on the clock; infinity for never."""
         if self.is_stopping or self.in_flight >= self._workers:
             return float("inf")
-        if not self.gate.is_open and (self._soon or self._due or self._unasked):
+        has_due = self._due and self._due_out < self._due_share
+        if not self.gate.is_open and (self._soon or has_due or self._has_new):
             return self.gate.until
         paused_at = self._paused[0][0] if self._paused else float("inf")
         return max(min(paused_at, self.head.round_at), self.gate.until)
@@ -206,13 +207,17 @@ class Plan:
         self._due_out += 1
         return self._due.popleft()
 
-    def _next_new(self) -> Visit | None:
+    @property
+    def _has_new(self) -> bool:
         if not self._unasked or not self._takes_new:
+            return False
+        # While the head is silent only blocks below it go on: some were taken over from others.
+        return not (self.head.is_silent and self.head.is_ahead(self._unasked[0].next_id))
+
+    def _next_new(self) -> Visit | None:
+        if not self._has_new:
             return None
         block = self._unasked[0]
-        # While the head is silent only blocks below it go on: some were taken over from others.
-        if self.head.is_silent and self.head.is_ahead(block.next_id):
-            return None
         visit = Visit(block.next_id, block)
         block.next_id += 1
         if not block.unasked:
@@ -304,6 +309,9 @@ class Plan:
         self, visit: Visit, result: PgcrResult, previous: PgcrResult | None
     ) -> Report | None:
         """An unusable report: complete enough once it is old and comes twice alike."""
+        if result.is_poison:
+            self._give_up(visit, State.MALFORMED)
+            return None
         visit.malformed += 1
         visit.errors += 1
         is_same = previous is not None and previous.response == result.response
@@ -355,7 +363,7 @@ class Plan:
             rejection.reason if rejection is not None else result.kind.name.lower(),
             int(result.kind),
             error=f"{result.status}: {result.detail}",
-            retry_in_s=self._backoff.delay_s(state, visits, age_s),
+            retry_in_s=None if result.is_poison else self._backoff.delay_s(state, visits, age_s),
         )
         if visit.block is not None:
             visit.block.missed.append(row)

@@ -30,6 +30,14 @@ BAD_KEY = PgcrResult(
 THROTTLED = PgcrResult(
     ResultKind.RATE_LIMITED, 31, "ThrottleLimitExceeded", "", throttle_seconds=10
 )
+POISON = PgcrResult(
+    ResultKind.BAD_FORMAT,
+    7,
+    "ParameterParseFailure",
+    "",
+    CodeClass.PERMANENT,
+    rejection=Rejection("bad_request", "instance_id"),
+)
 FAILED = transport_failure(TimeoutError())
 
 
@@ -181,6 +189,17 @@ def test_records_a_malformed_report_after_three_fetches() -> None:
     assert crawl.tries[101] == 3
 
 
+def test_keeps_a_refused_request_for_inspection_without_asking_again() -> None:
+    """Codes 7, 8, 9, 18 and 19 are about the request: each further one is refused alike."""
+    crawl = Crawl(lambda i: POISON if i == 101 else NON_RAID)
+    crawl.plan.add_block(Block(101, 102))
+    crawl.run(600)
+    (done,) = crawl.plan.take_done()
+    (row,) = done.missed
+    assert (row.state, row.reason, row.retry_in_s) == (State.MALFORMED, "bad_request", None)
+    assert crawl.tries[101] == 1
+
+
 def test_tells_caches_that_a_malformed_report_is_asked_again() -> None:
     """The edge would answer the same broken body for hours."""
     crawl = Crawl(lambda _: malformed(timedelta(hours=1)))
@@ -317,6 +336,19 @@ def test_the_end_releases_what_is_unfinished_and_keeps_what_is_done() -> None:
     assert sorted(crawl.plan.abandon()) == [291, 400]
     (done,) = crawl.plan.take_done()
     assert [row.instance_id for row in done.missed] == [101]
+
+
+def test_waits_without_a_timer_while_neither_api_nor_store_wants_anything() -> None:
+    """The timer would fire a thousand times a second until the store has caught up."""
+    crawl = Crawl(lambda _: NON_RAID)
+    crawl.plan.add_block(Block(101, 200))
+    crawl.plan.gate.close("throttled", 10, trial=False)
+    crawl.time = 11
+    crawl.plan.is_slowed = True
+    assert crawl.plan.next_visit() is None
+    assert crawl.plan.next_at() == float("inf")
+    crawl.plan.is_slowed = False
+    assert crawl.plan.next_at() == 10
 
 
 def test_takes_no_new_ids_while_the_store_is_behind() -> None:
