@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
+import psycopg2
 from isal import igzip
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
@@ -15,12 +17,18 @@ from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.pgcr.probe import Probe, probe
 from raidhub_dagster.storage.archive import Entry, find_files, read_entries, without_archive_keys
 from raidhub_dagster.storage.definitions import load_tracked_hashes
+from raidhub_dagster.storage.postgres import is_connection_lost
 from raidhub_dagster.storage.store import Report, Store
 
 _BATCH = 50
 NON_RAID = "non_raid"
 # A report this old no longer changes; there is no second fetch to compare a file with.
 _SETTLED_AFTER = timedelta(hours=48)
+
+
+class _Placed(NamedTuple):
+    place: str
+    report: Report
 
 
 class Ingest:
@@ -52,10 +60,10 @@ class Ingest:
             self._refuse(str(path), str(error).removeprefix(f"{path}: "))
 
     def _add_file(self, file: Path) -> None:
-        batch: list[Report] = []
+        batch: list[_Placed] = []
         try:
-            for report in self._reports(file):
-                batch.append(report)
+            for placed in self._reports(file):
+                batch.append(placed)
                 if len(batch) == _BATCH:
                     self._flush(batch)
                     batch = []
@@ -63,12 +71,12 @@ class Ingest:
             self._refuse(str(file), str(error).removeprefix(f"{file}: "))
         self._flush(batch)
 
-    def _reports(self, file: Path) -> Iterator[Report]:
+    def _reports(self, file: Path) -> Iterator[_Placed]:
         for entry in read_entries(file):
             if entry.problem:
                 self._refuse(entry.place, entry.problem)
             elif report := self._read(entry):
-                yield report
+                yield _Placed(entry.place, report)
 
     def _read(self, entry: Entry) -> Report | None:
         try:
@@ -93,8 +101,17 @@ class Ingest:
         settled = found.ended_at is not None and found.ended_at < now - _SETTLED_AFTER
         return parse(body, now=now, settled=settled)
 
-    def _flush(self, batch: list[Report]) -> None:
-        self.counts.update(self._store.store(batch, source="ingest"))
+    def _flush(self, batch: list[_Placed]) -> None:
+        try:
+            self.counts.update(self._store.store([p.report for p in batch], source="ingest"))
+        except psycopg2.Error as error:
+            if is_connection_lost(error):
+                raise
+            if len(batch) == 1:
+                self._refuse(batch[0].place, f"not stored: {str(error).partition(chr(10))[0]}")
+                return
+            for placed in batch:
+                self._flush([placed])
 
     def _refuse(self, place: str, reason: str) -> None:
         self.counts["refused"] += 1

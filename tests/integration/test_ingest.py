@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from raidhub_dagster.commands.ingest import ingest
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.archive import read_entries
 from raidhub_dagster.storage.postgres import connected
-from tests.support.reports import encode, envelope, flatten, make_report
+from tests.support.reports import encode, envelope, flatten, make_entry, make_report
 from tests.support.samples import SAMPLES
 
 FIRST = 16_000_000_000
@@ -104,6 +105,23 @@ def test_bad_input_is_named_and_the_rest_goes_in(
     }
     assert "entries_empty at entries" in refused[str(tmp_path / "nobody.json")]
     assert stored("SELECT count(*) FROM core.instance WHERE instance_id = 16000000001") == [(1,)]
+
+
+def test_report_that_the_database_refuses_costs_itself_only(
+    run: Callable[..., Result], stored: Callable[[str], list[tuple[Any, ...]]], tmp_path: Path
+) -> None:
+    """No index takes a name of 20 kB; the lines before and after it are fine."""
+    entry = make_entry(9)
+    noise = random.Random(1).choices("0123456789abcdef", k=20_000)
+    entry["player"]["destinyUserInfo"]["displayName"] = "".join(noise)
+    lines = archive_line(1) + archive_line(2, players=[entry]) + archive_line(3)
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
+
+    result = run(tmp_path / "a.jsonl.zst")
+    assert (result.exit_code, result.stdout) == (1, "1 refused, 2 stored\n")
+    assert result.stderr.startswith(f"{tmp_path / 'a.jsonl.zst'}:2: not stored: index row")
+    ids = stored("SELECT instance_id - 16000000000 FROM core.instance ORDER BY 1")
+    assert ids == [(1,), (3,)]
 
 
 def test_line_that_is_too_long_is_skipped(tmp_path: Path) -> None:
