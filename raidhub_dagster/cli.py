@@ -6,6 +6,7 @@ through its life, and `raidhub --help` must not wait for them.
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
@@ -41,6 +42,7 @@ _OUTAGES = frozenset(
         ("requests", "Timeout"),
     }
 )
+_NOT_MIGRATED = frozenset({("psycopg2", "UndefinedTable"), ("psycopg2", "InvalidSchemaName")})
 
 
 class _Lazy(click.Group):
@@ -66,18 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
     except RaidHubError as error:
         _fail(str(error))
     except Exception as error:
-        if not _is_outage(error):
+        kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(error).__mro__}
+        if kinds & _NOT_MIGRATED:
+            _fail(f"{str(error).partition(chr(10))[0]}: run `raidhub migrate` first")
+        if not kinds & _OUTAGES and not isinstance(error, ConnectionError):
             raise
         _fail(str(error) or type(error).__name__)
 
 
-def _is_outage(error: Exception) -> bool:
-    return isinstance(error, ConnectionError) or any(
-        (kind.__module__.partition(".")[0], kind.__name__) in _OUTAGES
-        for kind in type(error).__mro__
-    )
-
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     click.echo(f"raidhub: {' '.join(message.split())}", err=True)
     sys.exit(1)

@@ -7,6 +7,7 @@ import click
 import psycopg2
 import pytest
 from pika.exceptions import AMQPConnectionError
+from psycopg2.errors import UndefinedTable
 
 from raidhub_dagster import cli
 from raidhub_dagster.errors import ConfigurationError, TransientError
@@ -72,6 +73,20 @@ def test_a_failure_is_one_line_and_exit_1(
     text = capsys.readouterr().err
     assert text.startswith("raidhub: ")
     assert text.count("\n") == 1
+
+
+def test_a_database_without_our_schema_says_what_to_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command("fails")
+    def fails() -> None:
+        raise UndefinedTable('relation "core.instance" does not exist\nLINE 1: SELECT')
+
+    monkeypatch.setattr(cli.raidhub, "get_command", lambda _context, _name: fails)
+    with pytest.raises(SystemExit):
+        cli.main(["fails"])
+    told = 'raidhub: relation "core.instance" does not exist: run `raidhub migrate` first\n'
+    assert capsys.readouterr().err == told
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
