@@ -41,6 +41,8 @@ _DEFINITIONS_EVERY_S = 60.0
 _PRUNE_EVERY_S = 600.0
 _LAG_WINDOW_S = 240.0
 _LEAVE_S = 5.0
+# A fetch ends after 15 s whatever happens, and a silent head is asked every 18 s.
+_SILENT_AFTER_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,15 @@ class Crawler:
         self._is_deep = False
 
     def problem(self) -> str | None:
-        """Why no report comes, None when they do; for /healthz."""
+        """Why nothing is fetched, None when something is; for /healthz."""
         gate = self._plan.gate
         if not gate.is_open:
             return gate.reason
         silent_s = self._clock() - self._last_answer
-        return f"the API answered nothing for {silent_s:.0f} s" if silent_s > 120 else None
+        if silent_s <= _SILENT_AFTER_S:
+            return None
+        why = "the store or the broker is behind" if self._plan.is_slowed else "no id was leased"
+        return f"nothing fetched for {silent_s:.0f} s: {why}"
 
     async def run(self) -> None:
         """Crawls. Raises what no later try can cure; then the leases end by themselves."""

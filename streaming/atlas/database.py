@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_CONFLICTS = 4
+
 
 class Database:
     """`call` runs work in the thread; `problem` says why the server is away, None if it is not."""
@@ -35,9 +37,11 @@ class Database:
         """Result of `work`, which may run again: after a conflict, or when the server came back.
 
         A commit whose answer was lost counts as failed, so `work` must be harmless twice. Raises
-        ConfigurationError when the schema is missing, and errors of the statements themselves.
+        ConfigurationError when the schema is missing, and errors of the statements themselves: a
+        conflict that five tries did not survive is one.
         """
         loop = asyncio.get_running_loop()
+        conflicts = 0
         for delay_s in delays(0.5, 10.0):
             try:
                 result = await loop.run_in_executor(self._executor, self._run, work)
@@ -46,13 +50,15 @@ class Database:
                     raise ConfigurationError(
                         "PostgreSQL has no schema of ours yet; run `raidhub migrate`"
                     ) from error
-                if is_retried(error):
+                if is_retried(error) and conflicts < _CONFLICTS:
+                    conflicts += 1
                     await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  only jitter
                     continue
                 if not is_connection_lost(error):
                     raise
                 where = f"{self._settings.postgres_host}:{self._settings.postgres_port}"
-                self.problem = f"PostgreSQL at {where} does not answer: {str(error).strip()}"
+                said = " ".join(str(error).split())  # libpq tells each address in a line
+                self.problem = f"PostgreSQL at {where} does not answer: {said}"
                 log.warning(
                     "%s; next try in %.1f s",
                     self.problem,

@@ -75,6 +75,7 @@ async def _run(
         "crawl": lambda: "waits for the services" if crawler is None else crawler.problem(),
     }
     publishing = asyncio.create_task(publisher.run())
+    publishing.add_done_callback(lambda _: stopping.set())  # it has no end but cancellation
     try:
         with health.serve(settings.atlas_metrics_port, checks, variable="ATLAS_METRICS_PORT"):
             async with open_session(options.workers) as session:

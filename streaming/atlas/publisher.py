@@ -51,6 +51,10 @@ class Publisher:
         """Messages that the broker has not confirmed."""
         return len(self._unsent) + len(self._sent)
 
+    @property
+    def _is_up(self) -> bool:
+        return self._channel is not None and self._channel.is_open
+
     def publish(self, message: Message) -> asyncio.Future[None]:
         """Done when the broker has the message; until then it is sent again after every loss."""
         entry = _Entry(message, asyncio.get_running_loop().create_future())
@@ -59,7 +63,7 @@ class Publisher:
 
     async def depth(self, queue: str) -> int | None:
         """Messages ready in `queue`; None when the broker is away or does not say within 5 s."""
-        if self._channel is None:
+        if not self._is_up:
             return None
         depth: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._depths.append(depth)
@@ -154,7 +158,7 @@ class Publisher:
                 depth.set_result(None)
 
     def _send(self, entry: _Entry) -> None:
-        if self._channel is None or not self._channel.is_open:
+        if not self._is_up:
             self._unsent.append(entry)
             return
         self._last_tag += 1
@@ -193,7 +197,7 @@ class Publisher:
 
     def _try_again(self) -> None:
         """Sends what was refused; a queue that somebody deleted is declared first."""
-        if self._channel is None or not self._channel.is_open or not self._unsent:
+        if not self._is_up or not self._unsent:
             return
         topology.declare(self._channel)
         waiting, self._unsent = self._unsent, deque()

@@ -160,10 +160,15 @@ async def test_declares_a_queue_that_somebody_deleted_and_sends_again(broker: Se
 async def test_sends_again_what_was_unconfirmed_when_the_channel_ended(broker: Settings) -> None:
     async with publishing(broker) as publisher:
         await asyncio.wait_for(publisher.publish(message(1)), 30)
+        closed = asyncio.Event()
+        publisher._channel.add_on_close_callback(lambda *_: closed.set())
         await asyncio.to_thread(_delete_queue, broker)
         # A passive declaration of a queue that is gone makes the broker close the channel.
         depth = asyncio.create_task(publisher.depth(INSTANCE_STORE))
         futures = [publisher.publish(message(i)) for i in range(2, 50)]
+        await asyncio.wait_for(closed.wait(), 30)
+        # The channel is closed, the connection not yet: asking on it must not end the crawl.
+        assert await publisher.depth(INSTANCE_STORE) is None
         assert await depth is None
         await asyncio.wait_for(asyncio.gather(*futures), 30)
     assert set(received(broker)) == set(range(2, 50))
