@@ -60,9 +60,13 @@ def newest_instance(connection: Connection, ceiling: int) -> int | None:
     return None if row is None else row[0]
 
 
-def highest_resolved(connection: Connection, ceiling: int) -> int:
-    """An id that is published, as high as stored raids and done blocks tell; 0 for none."""
-    newest = newest_instance(connection, ceiling)
+def highest_resolved(connection: Connection) -> int:
+    """The highest id known to be published among those leased so far; 0 for none.
+
+    Stored raids above the cursor do not count: somebody else brought them in, and every id up to
+    them that is not published yet would be taken for a hole.
+    """
+    newest = newest_instance(connection, read_cursor(connection) or 0)
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["highest_resolved"])
         row = cursor.fetchone()

@@ -101,7 +101,6 @@ async def _run(
                     options,
                     stopping=stopping,
                     owner=owner,
-                    ceiling=settings.crawl_ceiling,
                     database=database,
                     fetcher=Fetcher(
                         session,
@@ -149,7 +148,7 @@ async def _begin(
             "" if target is None else "; the ledger wins over --target",
             extra={"action": "crawl_started", "id": position},
         )
-    resolved = await database.call(lambda c: ledger.highest_resolved(c, ceiling))
+    resolved = await database.call(ledger.highest_resolved)
     return resolved, tracked_hashes
 
 

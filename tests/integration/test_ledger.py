@@ -124,11 +124,25 @@ def test_a_block_that_others_took_over_is_reported(db: Connection) -> None:
 def test_the_highest_published_id_comes_from_blocks_with_answers(db: Connection) -> None:
     for _ in range(3):
         lease(db, "a")
-    assert ledger.highest_resolved(db, CEILING) == 0
+    assert ledger.highest_resolved(db) == 0
     ledger.complete(
         db, "a", [Done(1000, 0, 10, []), Done(1010, 1, 9, []), Done(1020, 0, 0, [])], source="a"
     )
-    assert ledger.highest_resolved(db, CEILING) == 1010
+    assert ledger.highest_resolved(db) == 1010
+
+
+def test_a_stored_raid_above_the_cursor_does_not_move_the_head(db: Connection) -> None:
+    """Somebody ingested it: every id up to it would count as a hole after four 404s."""
+    lease(db, "a")
+    for instance_id in (1003, 5000):
+        rows(
+            db,
+            "INSERT INTO core.instance (instance_id, hash, score, completed, fresh, player_count,"
+            " date_started, date_completed, platform_type, duration, skull_hashes)"
+            f" SELECT {instance_id}, min(hash), 0, true, true, 1, now(), now(), 3, 1, '{{}}'"
+            " FROM definitions.activity_version RETURNING 1",
+        )
+    assert ledger.highest_resolved(db) == 1003
 
 
 def test_old_neighbours_are_merged(db: Connection) -> None:
