@@ -1,7 +1,6 @@
 """The crawl as a process does it: moves what the plan decides between API, broker and ledger."""
 
 import asyncio
-import gzip
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from raidhub_dagster.bungie.protocol import PgcrResult, ResultKind
 from raidhub_dagster.messaging.messages import Message, instance_store_properties
 from raidhub_dagster.messaging.topology import INSTANCE_STORE
 from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.pgcr.envelope import pack
 from raidhub_dagster.storage import ledger, missed
 from raidhub_dagster.storage.definitions import load_tracked_hashes
 from streaming.atlas.database import Database
@@ -66,7 +66,6 @@ class Crawler:
         *,
         stopping: asyncio.Event,
         owner: str,
-        ceiling: int,
         database: Database,
         fetcher: Fetcher,
         publisher: Publisher,
@@ -76,7 +75,6 @@ class Crawler:
         self._plan = plan
         self._options = options
         self._owner = owner
-        self._ceiling = ceiling
         self._database = database
         self._fetcher = fetcher
         self._publisher = publisher
@@ -172,9 +170,7 @@ class Crawler:
         instance_id = report.visit.instance_id
         message = Message(
             INSTANCE_STORE,
-            # Kept for ever in raw.pgcr: zlib's level 6 is 15 % smaller than isal's best, and
-            # 0.12 ms a raid is nothing at 50 raids a second.
-            gzip.compress(report.body, 6, mtime=0),
+            pack(report.body),
             instance_store_properties(instance_id, self._now(), SOURCE, report.settled),
         )
         await self._publisher.publish(message)
@@ -294,11 +290,7 @@ class Crawler:
 
     async def _look_around(self) -> None:
         """What other processes see: published ids, given-up blocks, the depth of the queue."""
-        self._plan.learn(
-            await self._database.call(
-                lambda connection: ledger.highest_resolved(connection, self._ceiling)
-            )
-        )
+        self._plan.learn(await self._database.call(ledger.highest_resolved))
         if self._plan.head.is_silent:  # else the ledger's loop takes them over
             await self._lease(advance=False)
         depth = await self._publisher.depth(INSTANCE_STORE)

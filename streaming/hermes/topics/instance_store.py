@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from isal import igzip
-
 from raidhub_dagster.bungie.protocol import ResultKind
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.messages import read_origin
 from raidhub_dagster.monitoring import metrics
-from raidhub_dagster.pgcr.envelope import GZIP_MAGIC, open_body
+from raidhub_dagster.pgcr.envelope import GZIP_MAGIC, open_body, pack
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.settings import Settings
@@ -53,10 +51,10 @@ def read(delivery: Delivery, now: datetime) -> Report:
     parsed = parse(plain, now=now, expected_id=origin.instance_id, settled=origin.settled)
     if isinstance(parsed, Rejection):
         raise MalformedError(parsed)
-    return Report(parsed, _gzipped(plain, delivery.body))
+    return Report(parsed, _packed(plain, delivery.body))
 
 
-def _gzipped(plain: bytes, body: bytes) -> bytes:
+def _packed(plain: bytes, body: bytes) -> bytes:
     """`plain` compressed: `body` itself when its gzip trailer (CRC, length) says it is just that.
 
     That is what our own crawl publishes, and compressing again costs as much as parsing.
@@ -64,8 +62,7 @@ def _gzipped(plain: bytes, body: bytes) -> bytes:
     trailer = struct.pack("<II", zlib.crc32(plain), len(plain))
     if body.startswith(GZIP_MAGIC) and body.endswith(trailer):
         return body
-    compressed: bytes = igzip.compress(plain, mtime=0)
-    return compressed
+    return pack(plain)
 
 
 class InstanceStore:
