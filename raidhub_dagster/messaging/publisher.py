@@ -64,23 +64,30 @@ class Publisher:
         if not messages:
             return
         batch = _Batch(messages)
+        link: _Link | None = None
         try:
-            self._opened().publish(batch, self._timeout_s)
+            link = self._opened()
+            link.publish(batch, self._timeout_s)
         except UnroutableError as error:
             batch.count("error", error.queues)
             with suppress(BrokerError):
                 self._declare_queues()  # one that somebody deleted is there for the next try
             raise
         except BrokerError:
-            self.close()
+            self._drop(link)
             batch.count("error")
             raise
         batch.count("success")
 
     def close(self) -> None:
         """Ends the connection; a later publish opens a new one."""
+        self._drop(self._link)
+
+    def _drop(self, link: "_Link | None") -> None:
+        """Ends `link`, but not the one that another thread may have opened after it was lost."""
         with self._lock:
-            link, self._link = self._link, None
+            if self._link is link:
+                self._link = None
         if link is not None:
             link.close(self._timeout_s)
 
@@ -205,9 +212,11 @@ class _Link:
 
     def _run(self) -> None:
         """The thread: everything below runs in it."""
-        self._connection.ioloop.start()
-        self._fail("connection to RabbitMQ lost")
-        self._connection.ioloop.close()
+        try:
+            self._connection.ioloop.start()
+        finally:
+            self._fail("connection to RabbitMQ lost")
+            self._connection.ioloop.close()
 
     def _close(self) -> None:
         if self._connection.is_open:
