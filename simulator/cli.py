@@ -37,7 +37,13 @@ from simulator.world import FIRST_ID, WorldConfig
     type=click.FloatRange(0.001),
     help="Ids that are published a second on average.",
 )
-@click.option("--start-id", default=FIRST_ID, show_default=True, help="The first id there is.")
+@click.option(
+    "--start-id",
+    default=FIRST_ID,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The first id there is.",
+)
 @click.option(
     "--backlog",
     default=20_000,
@@ -55,9 +61,27 @@ from simulator.world import FIRST_ID, WorldConfig
     help="File that remembers the world, so that a restart continues the same one.",
 )
 @click.option("--head", type=int, help="Hold the head at this id instead of advancing.")
-@click.option("--burst", default=5.0, show_default=True, help="Seconds published together.")
-@click.option("--silence-every", default=600.0, show_default=True, help="Seconds; 0: never.")
-@click.option("--silence", default=20.0, show_default=True, help="Seconds a silence lasts.")
+@click.option(
+    "--burst",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds published together.",
+)
+@click.option(
+    "--silence-every",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds; 0: never.",
+)
+@click.option(
+    "--silence",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds a silence lasts, at most two thirds of --silence-every.",
+)
 @click.option(
     "--raid-share", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Of ids."
 )
@@ -136,6 +160,10 @@ def simulate(
     definitions_folder: Path,
 ) -> None:
     """Serve a Bungie API with a world of its own, its faults and the ground truth."""
+    if silence_every and 1.5 * silence > silence_every:  # the head must catch up in between
+        raise click.BadParameter(
+            f"{silence:g} is more than two thirds of --silence-every", param_hint="--silence"
+        )
     if unknown_share is None:
         unknown_share = 0.0 if calm else 0.002
     if head is not None:
@@ -198,14 +226,14 @@ def _faults(faults: Faults, settings: tuple[str, ...]) -> Faults:
 
 def _remembered(path: Path, world: WorldConfig, *, keep_epoch: bool) -> WorldConfig:
     """The world of the state file when it is the one asked for; otherwise an error says why not."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(world), indent=2) + "\n", "utf-8")
-        return world
     try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(asdict(world), indent=2) + "\n", "utf-8")
+            return world
         kept = WorldConfig(**json.loads(path.read_text("utf-8")))
     except (OSError, TypeError, ValueError) as error:
-        raise click.ClickException(f"{path} is no state file of a simulator: {error}") from None
+        raise click.ClickException(f"{path} cannot be the simulator's state: {error}") from None
     asked = replace(world, epoch=kept.epoch) if keep_epoch else world
     for name, value in asdict(asked).items():
         if value != getattr(kept, name):

@@ -109,7 +109,8 @@ class Controls:
         """Body {"on": bool, "systems": [names]}: without systems all of them."""
         body = await _object(request)
         systems = body.get("systems", list(SYSTEMS))
-        if not isinstance(body.get("on"), bool) or not set(systems) <= set(SYSTEMS):
+        known = isinstance(systems, list) and all(name in SYSTEMS for name in systems)
+        if not isinstance(body.get("on"), bool) or not known:
             raise _BadRequestError(
                 f"on must be true or false, systems some of {', '.join(SYSTEMS)}"
             )

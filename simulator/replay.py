@@ -10,6 +10,9 @@ import msgspec
 from simulator.reports import parse_timestamp
 from simulator.world import Entry, Run
 
+# What reading a report raises that is not well formed.
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+
 
 class ReplayError(Exception):
     """A file cannot be replayed; the message names it."""
@@ -32,13 +35,16 @@ def load(folder: Path) -> dict[int, Replayed]:
             raise ReplayError(f"{path}: the name must start with the id")
         try:
             response = _response(path.read_bytes())
-            found[int(name.group())] = Replayed(
-                b'{"Response":' + response + b',"ErrorCode":1,"ThrottleSeconds":0,'
-                b'"ErrorStatus":"Success","Message":"Ok","MessageData":{}}',
-                read_run(msgspec.json.decode(response)),
-            )
-        except (OSError, msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
+            run = read_run(msgspec.json.decode(response))
+        except (OSError, msgspec.DecodeError, *_MALFORMED) as error:
             raise ReplayError(f"{path}: {type(error).__name__}: {error}") from None
+        if run.instance_id != int(name.group()):
+            raise ReplayError(f"{path}: holds the report of {run.instance_id}")
+        found[run.instance_id] = Replayed(
+            b'{"Response":' + response + b',"ErrorCode":1,"ThrottleSeconds":0,'
+            b'"ErrorStatus":"Success","Message":"Ok","MessageData":{}}',
+            run,
+        )
     return found
 
 
@@ -49,7 +55,7 @@ def _response(data: bytes) -> bytes:
 
 
 def read_run(response: dict[str, Any]) -> Run:
-    """The facts of a report that is well formed. Raises LookupError, TypeError, ValueError."""
+    """The facts of a report that is well formed; raises one of _MALFORMED."""
     details = response["activityDetails"]
     entries = [_entry(entry) for entry in response["entries"]]
     first = response["entries"][0]["values"]

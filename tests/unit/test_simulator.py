@@ -473,6 +473,8 @@ async def test_maintenance_closes_systems_by_hand_and_by_window() -> None:
         ("/sim/faults", {"hole": "often"}),
         ("/sim/maintenance", {"on": "yes"}),
         ("/sim/maintenance", {"on": True, "systems": ["Nope"]}),
+        ("/sim/maintenance", {"on": True, "systems": 5}),
+        ("/sim/maintenance", {"on": True, "systems": [[]]}),
     ],
 )
 @pytest.mark.asyncio

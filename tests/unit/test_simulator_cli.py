@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from simulator.cli import simulate
+from simulator.definitions import DEFAULT_FOLDER
 from simulator.publication import Publication, Schedule
 
 
@@ -75,11 +76,32 @@ def test_a_taken_port_is_one_line() -> None:
         (["--fault", "hole=often"], 2, "hole"),
         (["--epoch", "yesterday"], 2, "RFC 3339"),
         (["--rate", "0"], 2, "--rate"),
+        (["--start-id", "0"], 2, "--start-id"),
+        (["--burst", "-1"], 2, "--burst"),
+        (["--silence", "60", "--silence-every", "80"], 2, "--silence-every"),
+        (["--state", "/dev/null/world.json"], 1, "/dev/null/world.json"),
     ],
 )
 def test_unusable_flags_are_named(arguments: list[str], code: int, says: str) -> None:
     result = CliRunner().invoke(simulate, arguments)
     assert (result.exit_code, says in result.stderr) == (code, True)
+
+
+def report(instance_id: int) -> str:
+    """The least that can be replayed."""
+    entry = {
+        "player": {
+            "destinyUserInfo": {"membershipId": "1", "membershipType": 3},
+            "classHash": 1,
+            "emblemHash": 1,
+        },
+        "characterId": "1",
+        "values": {},
+    }
+    details = {"instanceId": instance_id, "directorActivityHash": 1, "mode": 4, "membershipType": 3}
+    return json.dumps(
+        {"period": "2020-01-01T00:00:00Z", "activityDetails": details, "entries": [entry]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,8 @@ def test_unusable_flags_are_named(arguments: list[str], code: int, says: str) ->
         ("report.json", "{}", "must start with the id"),
         ("12.json", "{", "12.json"),
         ("12.json", '{"Response": {"period": "2020-01-01T00:00:00Z"}}', "activityDetails"),
+        ("12.json", '{"Response": {"activityDetails": {}, "entries": [[]]}}', "12.json"),
+        ("12.json", report(13), "12.json: holds the report of 13"),
     ],
 )
 def test_unusable_replay_files_are_named(
@@ -96,6 +120,25 @@ def test_unusable_replay_files_are_named(
     (tmp_path / name).write_text(content)
     result = CliRunner().invoke(simulate, ["--replay", str(tmp_path)])
     assert (result.exit_code, says in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("activity_definition.csv", "x,Leviathan", "'x' is no id"),
+        ("activity_version.csv", "1,999,1", "'999' is no activity_id"),
+        ("activity_version.csv", "1,1,999", "'999' is no version_id"),
+        ("version_definition.csv", "1,\udcff", "version_definition.csv"),
+    ],
+)
+def test_unusable_definitions_are_named(tmp_path: Path, name: str, line: str, says: str) -> None:
+    """Whoever adds a raid by hand sees where the mistake is."""
+    for path in DEFAULT_FOLDER.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / name).open("ab") as file:
+        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    result = CliRunner().invoke(simulate, ["--definitions", str(tmp_path)])
+    assert (result.exit_code, says in result.stderr, name in result.stderr) == (1, True, True)
 
 
 @pytest.mark.parametrize("text", ["{", '{"speed": 3}', "[]"])
