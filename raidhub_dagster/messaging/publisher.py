@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import pika
 from pika.adapters.select_connection import SelectConnection
-from pika.exceptions import AMQPError
 
 from raidhub_dagster.messaging import topology
-from raidhub_dagster.messaging.connection import BrokerError, connect, parameters
+from raidhub_dagster.messaging.connection import LOST, BrokerError, connect, parameters
 from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
@@ -102,21 +100,16 @@ class Publisher:
         connection = connect(self._settings, f"{self._name}-declare")
         try:
             self._declare(connection.channel())
-        except AMQPError as error:
+        except LOST as error:
             raise BrokerError(f"queues not declared: {error!r}") from error
         finally:
-            if connection.is_open:
+            with suppress(*LOST):
                 connection.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -1,3 +1,5 @@
+"""The consumer framework with a topic of the tests: retries, parking, pauses, batches, ends."""
+
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator

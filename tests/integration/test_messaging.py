@@ -1,3 +1,5 @@
+"""Queues as the broker sees them, and a publisher that outlives it."""
+
 import base64
 import json
 import threading

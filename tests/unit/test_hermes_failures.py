@@ -1,3 +1,5 @@
+"""Which failure gets which treatment, and what a retried or parked message carries."""
+
 from datetime import UTC, datetime
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""A repeated step: its pauses, what it reports, and what a crash does to the process."""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

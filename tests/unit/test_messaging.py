@@ -1,3 +1,5 @@
+"""Messages, ids and delays without a broker."""
+
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
