@@ -46,7 +46,7 @@ def hermes(topics: tuple[str, ...], slots: int | None, batch: int | None) -> Non
     type=click.IntRange(min=0),
     default=10_000,
     show_default=True,
-    help="Ids to begin behind the target, or behind the newest stored raid.",
+    help="Ids to begin behind the target, or behind the newest stored raid: reports come late.",
 )
 @click.option("--until", type=click.IntRange(min=1), help="End when all ids up to this are done.")
 @click.option(

@@ -29,6 +29,7 @@ def configure(level: str, process: str) -> None:
         )
     )
     logging.basicConfig(level=known[level.upper()], handlers=[handler], force=True)
-    # pika tells a lost connection in five lines with a traceback; whoever owns the connection says
-    # it once, with the address and the pause until the next try.
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # They tell a lost connection in several lines, some with a traceback; whoever owns the
+    # connection says it once, with the address and the pause until the next try.
+    for library in ("pika", "clickhouse_connect", "urllib3"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)

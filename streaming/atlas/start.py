@@ -12,8 +12,6 @@ from raidhub_dagster.messaging.connection import delays
 
 log = logging.getLogger(__name__)
 
-# Ids behind the newest stored raid to begin at: reports come out of order and late.
-BUFFER = 10_000
 _NO_START = (
     "the database holds no raid to start from: name the first id with --target"
     " (for example 16900000000)"

@@ -117,9 +117,12 @@ def test_a_taken_port_is_told_in_one_line() -> None:
 def _root_logger() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    libraries = [logging.getLogger(name) for name in ("pika", "clickhouse_connect", "urllib3")]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for library in libraries:
+        library.setLevel(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("_root_logger")
@@ -129,6 +132,7 @@ def test_a_log_line_is_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.configure("Info", "atlas")
     logging.getLogger("part").info("Stored %d", 5, extra={"action": "pgcr_batch_stored", "rows": 5})
     logging.getLogger("part").debug("not at this level")
+    logging.getLogger("pika.connection").error("told by whoever owns the connection")
     (line,) = stream.getvalue().splitlines()
     fields = json.loads(line)
     assert fields.pop("time")
