@@ -21,6 +21,7 @@ from raidhub_dagster.messaging import topology
 from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import postgres as pg
+from raidhub_dagster.storage import store as store_module
 from raidhub_dagster.storage.clickhouse_rows import decode_row, read_rows
 from raidhub_dagster.storage.queries import load
 from raidhub_dagster.storage.store import Outcome, Store
@@ -215,16 +216,27 @@ def test_members_of_a_displaced_instance_are_locked_before_they_change(
     ]
 
 
-def test_activity_is_locked_when_more_and_more_players_are_needed(database: Database) -> None:
-    """A chain of displacements that grows under the store must end, not start over for ever."""
-    clashes = [
-        worlds.clear(
-            n, hours=50 - n, players=[worlds.FIRST_PLAYER + n, worlds.FIRST_PLAYER + n + 1]
-        )
-        for n in range(12)
+def test_last_round_waits_until_it_has_the_activity_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds that others keep lengthening must end; then nobody else may store the activity."""
+    monkeypatch.setattr(store_module, "_LOCK_ROUNDS", 0)
+    clears = [
+        worlds.clear(n, hours=50 - n, players=[worlds.FIRST_PLAYER, worlds.FIRST_PLAYER + n])
+        for n in (1, 2)
     ]
-    store_all(Store(database.connection), clashes, 1)
-    assert_exact(database, clashes)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with closing(database.connect()) as other, ThreadPoolExecutor(1) as pool:
+        with other.cursor() as cursor:
+            cursor.execute(load("postgres", "store")["share_activities"], {"activities": "{11}"})
+            stored = pool.submit(store_all, Store(database.connection), clears, 1)
+            cursor.execute(waiting)
+            while cursor.fetchall() == [(0,)]:
+                assert not stored.done()
+                cursor.execute(waiting)
+        other.rollback()
+        assert stored.result(timeout=60) == [Outcome.STORED] * 2
+    assert_exact(database, clears)
 
 
 def unknown_clear() -> Instance:
@@ -366,6 +378,27 @@ def test_sum_of_absurd_durations_is_capped(database: Database) -> None:
     ]
     store_all(Store(database.connection), world, 1)
     assert database.rows("SELECT sum_of_best FROM core.player") == [(longest,)]
+    assert [f.check for f in verify(database.connection, None) if f.differing] == ["reports"]
+
+
+def test_absurd_times_are_capped(database: Database) -> None:
+    """Two of them are more than the columns hold, however they are spread over activities."""
+    longest = 2**31 - 1
+    clears = [worlds.clear(n, hours=n, players=[worlds.FIRST_PLAYER]) for n in range(3)]
+    world = [
+        msgspec.structs.replace(
+            instance,
+            hash=activity_hash,
+            players=(msgspec.structs.replace(instance.players[0], time_played_seconds=longest),),
+        )
+        for instance, activity_hash in zip(
+            clears, (1374392663, 1374392663, 2381413764), strict=True
+        )
+    ]
+    store_all(Store(database.connection), world, 2)
+    times = "SELECT total_time_played_seconds FROM"
+    assert database.rows(f"{times} core.player_stats") == [(longest,)] * 2
+    assert database.rows(f"{times} core.player") == [(longest,)]
     assert [f.check for f in verify(database.connection, None) if f.differing] == ["reports"]
 
 

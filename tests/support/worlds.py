@@ -51,7 +51,7 @@ def instances(draw: st.DrawFn, instance_id: int, players: int = 6) -> Instance:
     return Instance(
         instance_id=instance_id,
         hash=draw(st.sampled_from(sorted(HASHES))),
-        platform_type=3,
+        platform_type=draw(st.sampled_from([-1, 0, 3])),
         date_started=started,
         date_completed=started + timedelta(seconds=duration),
         duration=duration,
@@ -60,7 +60,7 @@ def instances(draw: st.DrawFn, instance_id: int, players: int = 6) -> Instance:
         completed=completed,
         deathless=False,
         fresh=fresh,
-        flawless=False,
+        flawless=draw(st.sampled_from([True, False, None])),
         skull_hashes=tuple(draw(st.lists(st.integers(1, 2**32 - 1), max_size=2, unique=True))),
         players=listed,
     )
@@ -78,7 +78,7 @@ def _players(draw: st.DrawFn, membership_id: int, started: datetime, duration: i
         class_hash=draw(st.sampled_from([None, 671679327])),
         emblem_hash=draw(st.sampled_from([None, 4242])),
         completed=draw(st.booleans()),
-        score=0,
+        score=7,
         kills=draw(st.integers(0, 300)),
         assists=1,
         deaths=2,
@@ -87,8 +87,8 @@ def _players(draw: st.DrawFn, membership_id: int, started: datetime, duration: i
         grenade_kills=5,
         melee_kills=6,
         time_played_seconds=duration,
-        start_seconds=0,
-        weapons=tuple(Weapon(key, kills, 0) for key, kills in sorted(weapons.items())),
+        start_seconds=8,
+        weapons=tuple(Weapon(key, kills, kills // 2) for key, kills in sorted(weapons.items())),
     )
     return Player(
         membership_id=membership_id,
@@ -245,19 +245,20 @@ def expected(world: Iterable[Instance], needed_activities: Sequence[int]) -> Tab
         players,
         {
             (
-                *(i.instance_id, i.hash, i.completed, i.fresh, i.duration, i.date_completed),
-                *(i.player_count, i.skull_hashes),
+                *(i.instance_id, i.hash, i.score, i.flawless, i.completed, i.fresh),
+                *(i.player_count, i.date_started, i.date_completed, i.duration),
+                *(i.platform_type, i.skull_hashes),
             )
             for i in by_id.values()
         },
         {
-            (i.instance_id, p.membership_id, c.character_id, c.class_hash, c.kills, c.melee_kills)
+            (i.instance_id, p.membership_id, *msgspec.structs.astuple(c)[:-1])
             for i in by_id.values()
             for p in i.players
             for c in p.characters
         },
         {
-            (i.instance_id, p.membership_id, c.character_id, w.weapon_hash, w.kills)
+            (i.instance_id, p.membership_id, c.character_id, *msgspec.structs.astuple(w))
             for i in by_id.values()
             for p in i.players
             for c in p.characters
@@ -296,15 +297,17 @@ def found(connection: Connection) -> Tables:
             " FROM core.player"
         ),
         rows(
-            "SELECT instance_id, hash, completed, fresh, duration, date_completed, player_count,"
-            " skull_hashes FROM core.instance"
+            "SELECT instance_id, hash, score, flawless, completed, fresh, player_count,"
+            " date_started, date_completed, duration, platform_type, skull_hashes"
+            " FROM core.instance"
         ),
         rows(
-            "SELECT instance_id, membership_id, character_id, class_hash, kills, melee_kills"
-            " FROM extended.instance_character"
+            "SELECT instance_id, membership_id, character_id, class_hash, emblem_hash, completed,"
+            " score, kills, assists, deaths, precision_kills, super_kills, grenade_kills,"
+            " melee_kills, time_played_seconds, start_seconds FROM extended.instance_character"
         ),
         rows(
-            "SELECT instance_id, membership_id, character_id, weapon_hash, kills"
+            "SELECT instance_id, membership_id, character_id, weapon_hash, kills, precision_kills"
             " FROM extended.instance_character_weapon"
         ),
     )
