@@ -65,6 +65,7 @@ class Consumer:
         self._running: list[threading.Thread] = []
         self._alive_at = clock()
         self._measured_at: float | None = None
+        self._grace_ends_at: float | None = None
         self._problem: str | None = "not connected yet"
 
     def run(self) -> None:
@@ -78,9 +79,8 @@ class Consumer:
             while not self._threads.stopping.is_set():
                 self._connect_and_consume()
             self._waiting.put(None)
-            ends_at = self._clock() + self._grace_s
             for running in self._running:
-                running.join(max(0.0, ends_at - self._clock()))
+                running.join(self._grace_left_s())
         finally:
             metrics.QUEUE_WORKER_COUNT.labels(self.name).set(0)
 
@@ -127,8 +127,7 @@ class Consumer:
             self._measure(channel)
         channel.basic_cancel(tag)
         self._waiting.put(None)  # wakes the slot that collects, and its end wakes the next
-        ends_at = self._clock() + self._grace_s
-        while any(slot.is_alive() for slot in self._running) and self._clock() < ends_at:
+        while any(slot.is_alive() for slot in self._running) and self._grace_left_s():
             connection.process_data_events(time_limit=0.1)
         connection.process_data_events()  # the last acknowledgements
 
@@ -172,6 +171,13 @@ class Consumer:
                     closes_at = self._clock() + self._topic.batch_wait_s
                 wait_s = max(0.0, closes_at - self._clock())
         return [] if self._threads.stopping.is_set() else batch
+
+    def _grace_left_s(self) -> float:
+        """Seconds that slots may still run; the grace begins with the first question."""
+        now = self._clock()
+        if self._grace_ends_at is None:
+            self._grace_ends_at = now + self._grace_s
+        return max(0.0, self._grace_ends_at - now)
 
     def _wait(self, seconds: float) -> bool:
         self._alive_at = self._clock()

@@ -277,6 +277,26 @@ def test_a_database_that_comes_late_and_restarts_costs_nothing(
     )
 
 
+def test_a_connection_lost_in_the_middle_of_a_store_costs_nothing(settings: Settings) -> None:
+    """The transaction is gone and the message is not: it is tried again, and no retry counted."""
+    waits = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'hermes-instance_store' AND wait_event_type = 'Lock'"
+    )
+    with connected(settings, "test") as blocker, blocker, blocker.cursor() as cursor:
+        cursor.execute("LOCK TABLE core.instance_player IN ACCESS EXCLUSIVE MODE")
+        send(settings, report_message(16_000_000_001))
+        with consuming(settings, TOPIC) as consumer:
+            until(lambda: rows(settings, waits))
+            rows(settings, f"SELECT pg_terminate_backend(pid) FROM ({waits}) AS w")
+            until(lambda: "connection already closed" in (consumer.problem() or ""))
+            blocker.rollback()
+            until(lambda: stored(settings) == 1 and consumer.problem() is None)
+    assert rows(settings, "SELECT sum(clears) FROM core.player_stats") == [(2,)]
+    failed = ("instance_store.retry.1", "instance_store.parked", INSTANCE_STORE)
+    assert [ready(settings, queue) for queue in failed] == [0, 0, 0]
+
+
 def test_a_terminated_process_drains_and_relays(settings: Settings, tmp_path: Path) -> None:
     send(settings, *(report_message(16_000_000_000 + n) for n in range(300)))
     with process(settings, tmp_path / "log") as started:  # all topics and the relay
