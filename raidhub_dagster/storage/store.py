@@ -176,7 +176,8 @@ class _Batch:
                 for instance_id, r in sorted(self._by_id.items())
                 if instance_id not in stored and r.instance.hash in activities
             ]
-            players = self._read_players(cursor, new)
+            members = {p.membership_id for item in new for p in item.instance.players}
+            players = read_players(cursor, members)
             derived = self._derive(cursor, new, locked)
 
             self._keep_raw(cursor, kept)
@@ -231,11 +232,6 @@ class _Batch:
             if is_kept:
                 kept.add(instance_id)
         return stored, kept
-
-    def _read_players(self, cursor: Cursor, new: Iterable[NewInstance]) -> dict[int, StoredPlayer]:
-        members = {p.membership_id for item in new for p in item.instance.players}
-        cursor.execute(_SQL["read_players"], {"players": array(sorted(members))})
-        return {row[0]: _stored_player(row) for row in cursor}
 
     def _derive(self, cursor: Cursor, new: Sequence[NewInstance], locked: set[int]) -> Derived:
         pairs = sorted(
@@ -346,6 +342,12 @@ class _Batch:
             _SQL["copy_outbox"],
             (row for i in instances for row in effects.of(i, standings[i.instance_id])),
         )
+
+
+def read_players(cursor: Cursor, members: Iterable[int]) -> dict[int, StoredPlayer]:
+    """Those of `members` (membership ids) who have a row."""
+    cursor.execute(_SQL["read_players"], {"players": array(sorted(members))})
+    return {row[0]: _stored_player(row) for row in cursor}
 
 
 def _stored_player(row: tuple[object, ...]) -> StoredPlayer:

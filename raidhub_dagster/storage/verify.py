@@ -18,10 +18,20 @@ from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.storage import clickhouse_parity
 from raidhub_dagster.storage.clickhouse_rows import decode_row, encode_row, read_rows, row_of
+from raidhub_dagster.storage.identity import merge, sighting
 from raidhub_dagster.storage.queries import load
+from raidhub_dagster.storage.store import read_players
 
 _SQL = load("postgres", "verify")
-_RECOUNTS = ("standings", "player_stats", "players", "raw_reports", "missed_but_stored", "ledger")
+_RECOUNTS = (
+    "standings",
+    "player_stats",
+    "players",
+    "sightings",
+    "raw_reports",
+    "missed_but_stored",
+    "ledger",
+)
 _SHOWN = 5
 
 
@@ -90,11 +100,16 @@ def verify(
 
 
 def _reparsed(connection: Connection, size: int) -> Finding:
-    """Stored rows against what today's parser makes of the kept report."""
+    """Stored rows against what today's parser makes of the kept report.
+
+    Identity is that of the newest sighting: a kept report as new as that must agree with it.
+    """
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["sample_stored"], {"size": size})
         kept = {instance_id: bytes(data) for instance_id, data in cursor}
         stored = {row["instance_id"]: row for row in read_rows(connection, kept)}
+        parties = {p["membership_id"] for row in stored.values() for p in row["players"]}
+        players = read_players(cursor, parties)
     wrong = []
     for instance_id, body in kept.items():
         try:
@@ -109,6 +124,13 @@ def _reparsed(connection: Connection, size: int) -> Finding:
         wanted = decode_row(encode_row(row_of(parsed, {})))
         if _without_standings(wanted) != _without_standings(stored[instance_id]):
             wrong.append(f"{instance_id}: rows differ from the report")
+            continue
+        wrong += [
+            f"{instance_id}: knows another identity of {player.membership_id}"
+            for player in parsed.players
+            if (known := players[player.membership_id].identity)
+            != merge(sighting(player, instance_id), known)
+        ]
     return Finding("reports", len(wrong), wrong[:_SHOWN])
 
 

@@ -384,16 +384,14 @@ def test_sum_of_absurd_durations_is_capped(database: Database) -> None:
 def test_absurd_times_are_capped(database: Database) -> None:
     """Two of them are more than the columns hold, however they are spread over activities."""
     longest = 2**31 - 1
-    clears = [worlds.clear(n, hours=n, players=[worlds.FIRST_PLAYER]) for n in range(3)]
+    clears = [worlds.clear(n, hours=n, players=[worlds.FIRST_PLAYER]) for n in range(4)]
     world = [
         msgspec.structs.replace(
             instance,
             hash=activity_hash,
             players=(msgspec.structs.replace(instance.players[0], time_played_seconds=longest),),
         )
-        for instance, activity_hash in zip(
-            clears, (1374392663, 1374392663, 2381413764), strict=True
-        )
+        for instance, activity_hash in zip(clears, [1374392663] * 3 + [2381413764], strict=True)
     ]
     store_all(Store(database.connection), world, 2)
     times = "SELECT total_time_played_seconds FROM"

@@ -71,6 +71,13 @@ def test_store_of_its_own_making_is_equal(connection: Connection) -> None:
         ("DELETE FROM core.player_stats", {"player_stats", "players"}),
         ("UPDATE core.player SET total_time_played_seconds = 1", {"players"}),
         ("UPDATE core.player SET sum_of_best = 1", {"players"}),
+        ("UPDATE core.player SET first_seen = now()", {"sightings"}),
+        ("UPDATE core.player SET last_seen = first_seen", {"sightings"}),
+        ("UPDATE core.player SET display_name = NULL", {"reports"}),
+        (
+            "UPDATE streaming.player_identity SET global_name_seen = '2025-01-01T00:00Z'",
+            {"reports"},
+        ),
         ("DELETE FROM raw.pgcr WHERE instance_id = 16000000001", {"raw_reports"}),
         ("INSERT INTO raw.pgcr (instance_id, data) VALUES (5, 'x')", {"raw_reports"}),
         (

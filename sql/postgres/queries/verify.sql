@@ -97,6 +97,17 @@ WHERE (p.clears, p.fresh_clears, p.sherpas, p.total_time_played_seconds, p.sum_o
      coalesce(w.total_time_played_seconds, 0), w.sum_of_best)
 LIMIT 5;
 
+-- name: sightings
+-- A player was first seen when the first run began or before it, last seen in the last one or later.
+SELECT membership_id, p.first_seen, min(i.date_started), p.last_seen, max(i.date_started),
+       count(*) OVER () AS differing
+FROM core.player AS p
+JOIN core.instance_player USING (membership_id)
+JOIN core.instance AS i USING (instance_id)
+GROUP BY p.membership_id
+HAVING p.first_seen > min(i.date_started) OR p.last_seen < max(i.date_started)
+LIMIT 5;
+
 -- name: raw_reports
 -- A stored instance without its report, or a report that neither is stored nor waits for anything.
 SELECT instance_id, i.instance_id IS NOT NULL AS stored, r.instance_id IS NOT NULL AS kept,
