@@ -161,7 +161,8 @@ class Plan:
         if self.in_flight >= self._workers or not self.gate.lets_through():
             return None
         now = self._clock()
-        if now >= self.head.round_at and not self.is_stopping:
+        # Not on top of a round that a closed gate held up: hours of maintenance would pile them up.
+        if now >= self.head.round_at and not self._soon and not self.is_stopping:
             asked, probes = self.head.round(self._highest_issued)
             self._soon.extend(asked)
             self._soon.extend(probes)

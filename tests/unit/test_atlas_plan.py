@@ -242,6 +242,19 @@ def test_asks_nothing_during_maintenance_but_one_fetch_a_minute() -> None:
     assert (done.non_raids, done.missed) == (100, ())
 
 
+def test_asks_no_more_after_maintenance_for_having_waited() -> None:
+    """Rounds at a silent head that the gate held up for ten hours would all go out at once."""
+    crawl = Crawl(lambda i: NON_RAID if i < 150 else NOT_FOUND)
+    crawl.plan.add_block(Block(101, 1100))
+    crawl.run(60)
+    crawl.answer = lambda _: MAINTENANCE
+    crawl.run(10 * 3600)
+    crawl.answer = lambda _: NOT_FOUND
+    asked = len(crawl.asked)
+    crawl.run(130)  # the next trial comes after 120 s
+    assert len(crawl.asked) - asked < 50
+
+
 def test_keeps_the_pause_a_throttle_asks_for() -> None:
     crawl = Crawl(lambda _: THROTTLED, workers=1)
     crawl.plan.add_block(Block(101, 200))
