@@ -252,7 +252,7 @@ def test_asks_no_more_after_maintenance_for_having_waited() -> None:
     crawl.answer = lambda _: NOT_FOUND
     asked = len(crawl.asked)
     crawl.run(130)  # the next trial comes after 120 s
-    assert len(crawl.asked) - asked < 50
+    assert len(crawl.asked) - asked < 100  # rounds of nine, every few seconds
 
 
 def test_keeps_the_pause_a_throttle_asks_for() -> None:
