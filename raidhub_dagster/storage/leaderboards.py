@@ -36,6 +36,54 @@ VIEWS: Mapping[str, tuple[str, ...]] = {
     "team_pantheon_custom_race_leaderboard": (),
 }
 
+# What each view's positions are partitioned by, and the columns that must run from 1 in each part.
+POSITIONS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "individual_global_leaderboard": (
+        (),
+        (
+            "clears_position",
+            "fresh_clears_position",
+            "sherpas_position",
+            "speed_position",
+            "total_time_played_position",
+            "wfr_score_position",
+        ),
+    ),
+    "individual_raid_leaderboard": (
+        ("activity_id",),
+        (
+            "clears_position",
+            "fresh_clears_position",
+            "sherpas_position",
+            "total_time_played_position",
+        ),
+    ),
+    "individual_pantheon_version_leaderboard": (
+        ("version_id",),
+        ("clears_position", "fresh_clears_position", "score_position"),
+    ),
+    "team_activity_version_leaderboard": (("activity_id", "version_id"), ("position",)),
+    "world_first_contest_leaderboard": (("activity_id",), ("position",)),
+    "team_pantheon_custom_race_leaderboard": ((), ("position",)),
+    "clan_leaderboard": ((), ()),
+}
+_INELIGIBLE_PLAYER = ("check_players", "a player is private, cheats or is gone")
+_INELIGIBLE_TEAM = (
+    ("check_instances", "an instance is blacklisted, not completed or gone"),
+    ("check_teams", "a team has no members"),
+)
+_ELIGIBILITY: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "individual_global_leaderboard": (_INELIGIBLE_PLAYER,),
+    "individual_raid_leaderboard": (_INELIGIBLE_PLAYER,),
+    "individual_pantheon_version_leaderboard": (_INELIGIBLE_PLAYER,),
+    "team_activity_version_leaderboard": _INELIGIBLE_TEAM,
+    "world_first_contest_leaderboard": _INELIGIBLE_TEAM,
+    "team_pantheon_custom_race_leaderboard": _INELIGIBLE_TEAM,
+    "clan_leaderboard": (("check_clans", "a clan has no known member"),),
+}
+# The one position that not every row has: its index is not unique, so its values are compared.
+_PARTIAL_POSITION = "speed_position"
+
 # Locks held at once by the score's update: the server has room for some 6000 in all.
 _PLAYERS_A_BATCH = 500
 
@@ -100,8 +148,7 @@ def check_positions(connection: Connection, view: str) -> list[Problem]:
     """
     name = _qualified(view)
     with _filled(name), connection, connection.cursor() as cursor:
-        cursor.execute(_SQL[f"check_{view}"])
-        return [Problem(claim, rows, tuple(examples)) for claim, rows, examples in cursor]
+        return [*_gaps(cursor, view), *_ineligible(cursor, view)]
 
 
 def refresh_wfr_score(
@@ -150,6 +197,34 @@ def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Pro
     changed = _changed_scores(connection, timeout_s)
     examples = tuple(membership_id for membership_id, _ in changed[:5])
     return [Problem("a score differs from the races", len(changed), examples)] if changed else []
+
+
+def _gaps(cursor: Cursor, view: str) -> Iterator[Problem]:
+    partition, positions = POSITIONS[view]
+    keys = [sql.Identifier(column) for column in partition]
+    for column in positions:
+        position = sql.Identifier(column)
+        distinct = sql.SQL("DISTINCT {}").format(position)
+        statement = sql.SQL(_SQL["check_dense"]).format(
+            view=sql.Identifier("leaderboard", view),
+            position=position,
+            rows=distinct if column == _PARTIAL_POSITION else sql.SQL("*"),
+            key=keys[0] if keys else sql.Literal(0),
+            partition=sql.SQL(", ").join(keys),
+        )
+        yield from _broken(cursor, statement, f"{column} is not 1..N")
+
+
+def _ineligible(cursor: Cursor, view: str) -> Iterator[Problem]:
+    for query, claim in _ELIGIBILITY[view]:
+        statement = sql.SQL(_SQL[query]).format(view=sql.Identifier("leaderboard", view))
+        yield from _broken(cursor, statement, claim)
+
+
+def _broken(cursor: Cursor, statement: sql.Composed, claim: str) -> Iterator[Problem]:
+    cursor.execute(statement)
+    if found := cursor.fetchall():
+        yield Problem(claim, found[0][1], tuple(id_ for id_, _ in found))
 
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:

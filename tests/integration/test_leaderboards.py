@@ -15,6 +15,7 @@ from psycopg2.extras import Json
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.leaderboards import (
+    POSITIONS,
     VIEWS,
     WFR_SCORE,
     Problem,
@@ -684,6 +685,18 @@ def test_check_names_the_partition_with_a_gap(
     replace_view(world, view, gap)
     problems = check_positions(world.connection, view)
     assert Problem(f"{column} is not 1..N", 1, (int(first),)) in problems
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_position_of_a_view_is_checked(connection: Connection, view: str) -> None:
+    """A new column would be paged through unchecked."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass"
+            " AND attname LIKE '%%position' ORDER BY attname",
+            (f"leaderboard.{view}",),
+        )
+        assert [name for (name,) in cursor] == sorted(POSITIONS[view][1])
 
 
 def test_check_finds_a_speed_position_given_twice(mixed_world: World) -> None:

@@ -2,9 +2,7 @@
 -- storage/leaderboards.py, put in by psycopg2.sql.
 -- top_*: the first rows for people; a board of many partitions shows the leaders of each, newest
 -- activity first. The scans of whole boards are right: it happens once a refresh.
--- check_*: one row a claim that does not hold, with how many rows break it and up to five of their
--- ids. Positions that are 1..N by count, least and greatest are dense, because a unique index
--- keeps them apart; speed has a plain one, so its distinct values are counted.
+-- check_*: up to five ids of rows (or partitions) that break a claim, each with the number of all.
 
 -- name: limit_statement
 SELECT set_config('statement_timeout', %(limit_ms)s, true);
@@ -156,176 +154,45 @@ JOIN clan.clan USING (group_id)
 ORDER BY position
 LIMIT %(n)s;
 
--- name: check_individual_global_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'clears_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    HAVING min(clears_position) <> 1
-        OR max(clears_position) <> count(*)
-    UNION ALL
-    SELECT 'fresh_clears_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    HAVING min(fresh_clears_position) <> 1
-        OR max(fresh_clears_position) <> count(*)
-    UNION ALL
-    SELECT 'sherpas_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    HAVING min(sherpas_position) <> 1
-        OR max(sherpas_position) <> count(*)
-    UNION ALL
-    SELECT 'speed_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    WHERE speed_position IS NOT NULL
-    HAVING min(speed_position) <> 1
-        OR max(speed_position) <> count(*)
-        OR count(DISTINCT speed_position) <> count(*)
-    UNION ALL
-    SELECT 'total_time_played_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    HAVING min(total_time_played_position) <> 1
-        OR max(total_time_played_position) <> count(*)
-    UNION ALL
-    SELECT 'wfr_score_position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.individual_global_leaderboard
-    HAVING min(wfr_score_position) <> 1
-        OR max(wfr_score_position) <> count(*)
-    UNION ALL
-    SELECT 'a player is private, cheats or is gone', board.membership_id
-    FROM leaderboard.individual_global_leaderboard AS board
-    LEFT JOIN core.player USING (membership_id)
-    WHERE player.membership_id IS NULL OR player.is_private OR player.cheat_level >= 2
-) AS broken
-GROUP BY claim
-ORDER BY claim;
+-- name: check_dense
+-- GROUP BY () is one group, also of no rows. The unique index on a position keeps its rows apart, so
+-- that count, least and greatest suffice; of speed, with a plain index, the distinct ones are counted.
+SELECT {key}::bigint AS id, count(*) OVER () AS broken
+FROM {view}
+WHERE {position} IS NOT NULL
+GROUP BY ({partition})
+HAVING min({position}) <> 1 OR max({position}) <> count(*) OR count({rows}) <> count(*)
+ORDER BY id
+LIMIT 5;
 
--- name: check_individual_raid_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'clears_position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.individual_raid_leaderboard
-    GROUP BY activity_id HAVING min(clears_position) <> 1
-        OR max(clears_position) <> count(*)
-    UNION ALL
-    SELECT 'fresh_clears_position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.individual_raid_leaderboard
-    GROUP BY activity_id HAVING min(fresh_clears_position) <> 1
-        OR max(fresh_clears_position) <> count(*)
-    UNION ALL
-    SELECT 'sherpas_position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.individual_raid_leaderboard
-    GROUP BY activity_id HAVING min(sherpas_position) <> 1
-        OR max(sherpas_position) <> count(*)
-    UNION ALL
-    SELECT 'total_time_played_position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.individual_raid_leaderboard
-    GROUP BY activity_id HAVING min(total_time_played_position) <> 1
-        OR max(total_time_played_position) <> count(*)
-    UNION ALL
-    SELECT 'a player is private, cheats or is gone', board.membership_id
-    FROM leaderboard.individual_raid_leaderboard AS board
-    LEFT JOIN core.player USING (membership_id)
-    WHERE player.membership_id IS NULL OR player.is_private OR player.cheat_level >= 2
-) AS broken
-GROUP BY claim
-ORDER BY claim;
+-- name: check_players
+SELECT membership_id, count(*) OVER () AS broken
+FROM {view}
+LEFT JOIN core.player USING (membership_id)
+WHERE player.membership_id IS NULL OR player.is_private OR player.cheat_level >= 2
+ORDER BY membership_id
+LIMIT 5;
 
--- name: check_individual_pantheon_version_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'clears_position is not 1..N' AS claim, min(version_id)::bigint AS id
-    FROM leaderboard.individual_pantheon_version_leaderboard
-    GROUP BY version_id HAVING min(clears_position) <> 1
-        OR max(clears_position) <> count(*)
-    UNION ALL
-    SELECT 'fresh_clears_position is not 1..N' AS claim, min(version_id)::bigint AS id
-    FROM leaderboard.individual_pantheon_version_leaderboard
-    GROUP BY version_id HAVING min(fresh_clears_position) <> 1
-        OR max(fresh_clears_position) <> count(*)
-    UNION ALL
-    SELECT 'score_position is not 1..N' AS claim, min(version_id)::bigint AS id
-    FROM leaderboard.individual_pantheon_version_leaderboard
-    GROUP BY version_id HAVING min(score_position) <> 1
-        OR max(score_position) <> count(*)
-    UNION ALL
-    SELECT 'a player is private, cheats or is gone', board.membership_id
-    FROM leaderboard.individual_pantheon_version_leaderboard AS board
-    LEFT JOIN core.player USING (membership_id)
-    WHERE player.membership_id IS NULL OR player.is_private OR player.cheat_level >= 2
-) AS broken
-GROUP BY claim
-ORDER BY claim;
+-- name: check_instances
+SELECT board.instance_id, count(*) OVER () AS broken
+FROM {view} AS board
+LEFT JOIN core.instance USING (instance_id)
+WHERE instance.completed IS NOT TRUE OR EXISTS (
+    SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = board.instance_id)
+ORDER BY board.instance_id
+LIMIT 5;
 
--- name: check_team_activity_version_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.team_activity_version_leaderboard
-    GROUP BY activity_id, version_id HAVING min(position) <> 1
-        OR max(position) <> count(*)
-    UNION ALL
-    SELECT 'an instance is blacklisted, not completed or gone', board.instance_id
-    FROM leaderboard.team_activity_version_leaderboard AS board
-    LEFT JOIN core.instance USING (instance_id)
-    WHERE instance.completed IS NOT TRUE OR EXISTS (
-        SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = board.instance_id)
-    UNION ALL
-    SELECT 'a team has no members', instance_id
-    FROM leaderboard.team_activity_version_leaderboard
-    WHERE membership_ids IS NULL OR jsonb_array_length(membership_ids) = 0
-) AS broken
-GROUP BY claim
-ORDER BY claim;
+-- name: check_teams
+SELECT instance_id, count(*) OVER () AS broken
+FROM {view}
+WHERE membership_ids IS NULL OR jsonb_array_length(membership_ids) = 0
+ORDER BY instance_id
+LIMIT 5;
 
--- name: check_world_first_contest_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'position is not 1..N' AS claim, min(activity_id)::bigint AS id
-    FROM leaderboard.world_first_contest_leaderboard
-    GROUP BY activity_id HAVING min(position) <> 1
-        OR max(position) <> count(*)
-    UNION ALL
-    SELECT 'an instance is blacklisted, not completed or gone', board.instance_id
-    FROM leaderboard.world_first_contest_leaderboard AS board
-    LEFT JOIN core.instance USING (instance_id)
-    WHERE instance.completed IS NOT TRUE OR EXISTS (
-        SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = board.instance_id)
-    UNION ALL
-    SELECT 'a team has no members', instance_id
-    FROM leaderboard.world_first_contest_leaderboard
-    WHERE membership_ids IS NULL OR jsonb_array_length(membership_ids) = 0
-) AS broken
-GROUP BY claim
-ORDER BY claim;
-
--- name: check_team_pantheon_custom_race_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'position is not 1..N' AS claim, 0::bigint AS id
-    FROM leaderboard.team_pantheon_custom_race_leaderboard
-    HAVING min(position) <> 1
-        OR max(position) <> count(*)
-    UNION ALL
-    SELECT 'an instance is blacklisted, not completed or gone', board.instance_id
-    FROM leaderboard.team_pantheon_custom_race_leaderboard AS board
-    LEFT JOIN core.instance USING (instance_id)
-    WHERE instance.completed IS NOT TRUE OR EXISTS (
-        SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = board.instance_id)
-    UNION ALL
-    SELECT 'a team has no members', instance_id
-    FROM leaderboard.team_pantheon_custom_race_leaderboard
-    WHERE membership_ids IS NULL OR jsonb_array_length(membership_ids) = 0
-) AS broken
-GROUP BY claim
-ORDER BY claim;
-
--- name: check_clan_leaderboard
-SELECT claim, count(*) AS rows, (array_agg(id ORDER BY id))[1:5] AS examples
-FROM (
-    SELECT 'a clan has no known member' AS claim, group_id AS id
-    FROM leaderboard.clan_leaderboard AS board
-    WHERE known_member_count < 1 OR NOT EXISTS (
-        SELECT FROM clan.clan_members AS m WHERE m.group_id = board.group_id)
-) AS broken
-GROUP BY claim
-ORDER BY claim;
+-- name: check_clans
+SELECT group_id, count(*) OVER () AS broken
+FROM {view}
+WHERE known_member_count < 1 OR NOT EXISTS (
+    SELECT FROM clan.clan_members AS m WHERE m.group_id = {view}.group_id)
+ORDER BY group_id
+LIMIT 5;
