@@ -1,6 +1,6 @@
 -- Schema definitions: what the game calls things. Small tables, loaded by `raidhub seed` and from
 -- the manifest; the weapon columns are text because a new weapon type must not stop the load.
--- Rules: docs/domain/schema.md, "definitions".
+-- Rules: docs/domain/schema.md.
 CREATE SCHEMA definitions;
 
 CREATE TABLE definitions.activity_definition (

@@ -1,4 +1,4 @@
--- Schema core: players, instances and who played in them. Rules: docs/domain/schema.md, "core".
+-- Schema core: players, instances and who played in them. Rules: docs/domain/schema.md.
 -- No triggers here: outside writers insert counters that must stay as written.
 CREATE SCHEMA core;
 

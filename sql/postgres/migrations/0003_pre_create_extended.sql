@@ -1,5 +1,5 @@
 -- Schema extended: characters and weapons of each player of an instance.
--- Rules: docs/domain/schema.md, "extended".
+-- Rules: docs/domain/schema.md.
 CREATE SCHEMA extended;
 
 CREATE TABLE extended.instance_character (

@@ -1,4 +1,4 @@
--- Schema clan: clans and their known members. Rules: docs/domain/schema.md, "clan".
+-- Schema clan: clans and their known members. Rules: docs/domain/schema.md.
 CREATE SCHEMA clan;
 
 CREATE TABLE clan.clan (

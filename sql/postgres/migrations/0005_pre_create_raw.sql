@@ -1,4 +1,4 @@
--- Schema raw: the reports as they came. Rules: docs/domain/schema.md, "raw".
+-- Schema raw: the reports as they came. Rules: docs/domain/schema.md.
 CREATE SCHEMA raw;
 
 CREATE TABLE raw.pgcr (

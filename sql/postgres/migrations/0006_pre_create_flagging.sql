@@ -1,5 +1,5 @@
 -- Schema flagging: what the cheat detection found and what people or rules excluded.
--- Rules: docs/domain/schema.md, "flagging".
+-- Rules: docs/domain/schema.md.
 CREATE SCHEMA flagging;
 
 -- Mixed case on purpose: readers and writers cast to it by this name.

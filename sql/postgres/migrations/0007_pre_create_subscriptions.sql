@@ -1,5 +1,5 @@
 -- Schema subscriptions: where and about whom users want to be told. Readers manage its rows, so it
--- exists before the feature that serves them. Rules: docs/domain/schema.md, "subscriptions".
+-- exists before the feature that serves them. Rules: docs/domain/schema.md.
 CREATE SCHEMA subscriptions;
 
 CREATE TABLE subscriptions.destination (
