@@ -22,6 +22,7 @@ from raidhub_dagster.settings import Settings
 log = logging.getLogger(__name__)
 
 _UNROUTABLE_PAUSE_S = 1.0
+_CLOSE_S = 5.0  # the broker answers at once, or is not there
 
 
 class _Entry(NamedTuple):
@@ -87,11 +88,12 @@ class Publisher:
         while True:
             connection, lost = self._connect()
             try:
-                reason = await lost
+                # Shielded: the end of this task must not stand for the end of the connection.
+                reason = await asyncio.shield(lost)
             except asyncio.CancelledError:
                 if not connection.is_closed and not connection.is_closing:
                     connection.close()
-                    await lost
+                await asyncio.wait([lost], timeout=_CLOSE_S)
                 raise
             if self._channel is not None:
                 pauses = delays(0.5, 10.0)  # it was up: begin again with short ones
