@@ -38,22 +38,23 @@ def test_half_an_hour_of_kills_changes_nothing(tmp_path: Path) -> None:
 
 
 def run_with_deaths(folder: Path, *, ids: int, latency_ms: int, deaths: int, seed: int) -> None:
-    head, rng = FIRST_ID + ids - 1, Random(seed)
+    head = FIRST_ID + ids - 1
+    names = [*KILLED, *RESTARTED] * (deaths // 6)
+    Random(seed).shuffle(names)
     print(f"seed {seed}")
     with system(
         folder,
         simulator=f"{_MEAN} --head {head} --fault latency_ms={latency_ms}",
         atlas=_PATIENT,
     ) as running:
-        for number in range(deaths):
-            # Restarts of the stores are orderly; between two deaths the crawl goes on for a while.
-            name = rng.choice(KILLED * 3 + RESTARTED)
+        for number, name in enumerate(names, start=1):
+            # The stores restart in order; between two deaths the crawl goes on for a while.
             if name in KILLED:
                 wait_for(f"{name} is up", lambda n=name: running.kill(n), limit_s=60)  # type: ignore[misc]
             else:
                 running.supervisor.stop_process(name)
                 running.supervisor.start_process(name)
-            wanted = head - ids + ids * (number + 1) * 0.8 / deaths
+            wanted = FIRST_ID + ids * 0.8 * number / deaths
             wait_for("the crawl goes on", lambda w=wanted: _cursor(running) >= w, limit_s=300)  # type: ignore[misc]
         wait_for("everything there is was stored", lambda: _is_complete(running, head), limit_s=240)
         running.supervisor.stop_process("atlas")

@@ -52,6 +52,18 @@ def test_an_id_has_one_row_however_often_it_is_recorded(db: Connection) -> None:
     assert stored(db) == {1: ("malformed", "not_found", 1)}  # its pauses begin anew
 
 
+def test_an_id_whose_report_is_stored_is_missed_by_nobody(db: Connection) -> None:
+    """A block crawled again after a death meets errors where the first crawl met none."""
+    with db, db.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO core.instance (instance_id, hash, completed, player_count, date_started,"
+            " date_completed, duration, platform_type)"
+            " VALUES (1, 1374392663, true, 1, now(), now(), 9, 3)"
+        )
+    record(db, WAITING, WAITING._replace(instance_id=2))
+    assert stored(db).keys() == {2}
+
+
 def test_a_due_row_is_claimed_by_one(settings: Settings, db: Connection) -> None:
     """Two processes that fetch the same id waste the budget of the API."""
     record(db, *(WAITING._replace(instance_id=i) for i in range(1, 11)))

@@ -12,6 +12,8 @@ SELECT r.instance_id, r.state, r.reason, r.last_result, r.hash, r.last_error, 1,
 FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(results)s::smallint[],
             %(hashes)s::bigint[], %(errors)s::text[], %(retry_in_s)s::double precision[])
      AS r(instance_id, state, reason, last_result, hash, last_error, retry_in_s)
+-- A block that is crawled again may meet an error where the report is stored already.
+WHERE NOT EXISTS (SELECT FROM core.instance AS i WHERE i.instance_id = r.instance_id)
 ORDER BY r.instance_id
 ON CONFLICT (instance_id) DO UPDATE SET
     state = excluded.state,
