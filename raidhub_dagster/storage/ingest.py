@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg2
-from isal import igzip
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from raidhub_dagster.errors import PermanentError
-from raidhub_dagster.pgcr.envelope import open_body
+from raidhub_dagster.pgcr.envelope import open_body, pack
 from raidhub_dagster.pgcr.model import Instance, Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.pgcr.probe import Probe, probe
@@ -92,7 +91,7 @@ class Ingest:
         if isinstance(parsed, Rejection):
             self._refuse(entry.place, f"{parsed.reason} at {parsed.field} {parsed.detail}".rstrip())
             return None
-        return Report(parsed, igzip.compress(body))
+        return Report(parsed, pack(body))
 
     def _parse(self, body: bytes, found: Probe | Rejection) -> Instance | Rejection:
         if isinstance(found, Rejection):

@@ -14,9 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from isal import igzip
-
-from raidhub_dagster.pgcr.envelope import open_body
+from raidhub_dagster.pgcr.envelope import open_body, pack
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.settings import Settings
@@ -64,7 +62,7 @@ class Bodies:
         text = text.replace('"16000000001"', f'"{FIRST_ID + number}"')
         text = text.replace("2025-01-20T20:00:00Z", period.strftime("%Y-%m-%dT%H:%M:%SZ"))
         text = text.replace(str(KINGS_FALL), str(rng.choice(HASHES)))
-        return bytes(igzip.compress(text.encode(), 1))
+        return pack(text.encode())
 
 
 def work(settings: Settings, bodies: Sequence[bytes]) -> float:

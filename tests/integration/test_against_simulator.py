@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import requests
-from isal import igzip
 
 from raidhub_dagster.bungie.protocol import Endpoints, ResultKind, classify_pgcr, headers
+from raidhub_dagster.pgcr.envelope import pack
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, find_program, free_port
 from raidhub_dagster.storage.definitions import load_tracked_hashes
@@ -81,4 +81,4 @@ def _raids(endpoints: Endpoints, tracked: dict[int, tuple[int, int]]) -> Iterato
             assert result.kind in (ResultKind.SUCCESS, ResultKind.NON_RAID), result
             if result.instance is not None:
                 assert result.response is not None
-                yield Report(result.instance, igzip.compress(result.response))
+                yield Report(result.instance, pack(result.response))

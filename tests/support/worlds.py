@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 from hypothesis import strategies as st
-from isal import igzip
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
+from raidhub_dagster.pgcr.envelope import pack
 from raidhub_dagster.pgcr.model import Character, Instance, Player, Weapon
 from raidhub_dagster.storage.store import Report
 
@@ -36,7 +36,7 @@ class Tables(NamedTuple):
 
 def report_of(instance: Instance) -> Report:
     """The store never looks into the body; it keeps it."""
-    return Report(instance, igzip.compress(b'{"id": %d}' % instance.instance_id))
+    return Report(instance, pack(b'{"id": %d}' % instance.instance_id))
 
 
 @st.composite
