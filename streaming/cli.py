@@ -17,7 +17,7 @@ from raidhub_dagster.settings import Settings
 )
 @click.option("--batch", type=click.IntRange(1, 1000), help="Messages a slot takes at once.")
 def hermes(topics: tuple[str, ...], slots: int | None, batch: int | None) -> None:
-    """Consumes the queues and relays the outbox until it is stopped."""
+    """Consume the queues and relay the outbox until it is stopped."""
     from streaming.hermes import process
 
     unknown = [name for name in topics if name not in process.NAMES]
@@ -79,7 +79,7 @@ def atlas(
     lease_s: float,
     retry_scale: float,
 ) -> None:
-    """Crawls reports upwards and publishes raids until it is stopped."""
+    """Crawl reports upwards and publish raids until it is stopped."""
     from streaming.atlas import process
     from streaming.atlas.crawler import Options
 

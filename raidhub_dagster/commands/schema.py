@@ -40,7 +40,7 @@ _wait_option = click.option(
 @click.command()
 @_wait_option
 def migrate(wait_s: float) -> None:
-    """Brings PostgreSQL, then ClickHouse to this release's schema."""
+    """Bring PostgreSQL, then ClickHouse to this release's schema."""
     settings = Settings.load()
     for store, work in (("PostgreSQL", migrate_postgres), ("ClickHouse", migrate_clickhouse)):
         applied = when_up(settings, partial(work, settings), wait_s=wait_s)
@@ -53,7 +53,7 @@ def migrate(wait_s: float) -> None:
 @click.command()
 @_wait_option
 def seed(wait_s: float) -> None:
-    """Loads the game's definitions into PostgreSQL, then ClickHouse's copies of them."""
+    """Load the game's definitions into PostgreSQL, then ClickHouse's copies of them."""
     settings = Settings.load()
     for report in when_up(settings, partial(load_seeds, settings), wait_s=wait_s):
         click.echo(_sentence(report))
