@@ -167,7 +167,7 @@ class Supervisor:
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(serverurl=f"unix://{self.socket}")
-        # The address is a placeholder: the transport knows the socket.
+        # The address means nothing: the transport knows the socket.
         proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
             return getattr(proxy.supervisor, method)(*arguments)
