@@ -26,7 +26,7 @@ def run(ids: int = IDS) -> Figures:
         system(
             Path(folder),
             # The head is beyond the end, so that the last id has successors.
-            simulator=f"--calm --players 60000 --head {last + 1000}",
+            simulator=f"--calm --players 60000 --historic-share 0 --head {last + 1000}",
             atlas=f"--workers 32 --until {last}",
         ) as running,
     ):
