@@ -29,8 +29,8 @@ from tests.support.reports import KINGS_FALL, encode, make_entry, make_report
 
 WORKERS = 2
 BATCH = 50
-# Who raids in a few weeks. With a tenth of them most batches share a player with the other worker's,
-# and one waits for the other's commit (docs/benchmarks.md).
+# Who raids in a few weeks. With a tenth of them most batches share a player with those of the
+# other worker, and one waits for the other's commit (docs/benchmarks.md).
 PLAYERS = 600_000
 FIRST_ID = 16_800_000_000
 # Of raids with one standard version each; a player's history spreads over them.
