@@ -32,9 +32,12 @@ soak: ready ## the long forms: kills and restarts for half an hour
 	$(BIN)/pytest -m soak --timeout 7200
 
 bench: ready ## all benchmarks; figures into bench.json
-	@$(foreach name,$(BENCHMARKS),echo "== $(name)" && $(RAIDHUB) bench $(name) --json | tee .bench.$(name) &&) true
-	@$(BIN)/python -c 'import json, pathlib, sys; print(json.dumps({n: json.loads(pathlib.Path(f".bench.{n}").read_text()) for n in sys.argv[1:]}, indent=2))' $(BENCHMARKS) > bench.json
-	@rm -f $(addprefix .bench.,$(BENCHMARKS))
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(RAIDHUB) bench $$name --json > .bench.$$name; cat .bench.$$name; \
+	done
+	@for name in $(BENCHMARKS); do printf '{"%s": %s}\n' $$name "$$(cat .bench.$$name)"; rm .bench.$$name; done \
+		| $(BIN)/python -c 'import json, sys; print(json.dumps({k: v for line in sys.stdin for k, v in json.loads(line).items()}, indent=2))' \
+		> bench.json
 
 up: ready ## start the stack of this folder
 	$(RAIDHUB) up
