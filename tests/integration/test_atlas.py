@@ -5,11 +5,11 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
 from raidhub_dagster.storage.postgres import connected
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST = 16_800_000_000
 Overrides = dict[str, Any]
 Process = subprocess.Popen[str]
@@ -38,20 +37,24 @@ def until(condition: Callable[[], bool], limit_s: float = 60) -> None:
 
 @contextmanager
 def running(*arguments: object, **environment: str) -> Iterator[Process]:
-    """A command of ours in a process of its own that does not outlive the block."""
+    """A command of ours in a process of its own that does not outlive the block.
+
+    It runs in an empty folder: the checkout may have a `.env`, or the settings of a stack.
+    """
     main = "from raidhub_dagster.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", main, *map(str, arguments)],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", main, *map(str, arguments)],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
 
 class Simulator:
