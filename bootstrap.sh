@@ -35,6 +35,7 @@ missing=""
 has_postgres || missing="$missing postgresql"
 has_rabbitmq || missing="$missing rabbitmq-server"
 has_chromium || missing="$missing chromium"   # the tests look at Dagster's pages with it
+command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"  # checks rules and dashboards
 has_venv || missing="$missing python3 python3-venv"
 command -v make >/dev/null 2>&1 || missing="$missing make"
 command -v setpriv >/dev/null 2>&1 || missing="$missing util-linux"

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         env_file_encoding="utf-8",
+        populate_by_name=True,
     )
 
     environment: Text = "development"
@@ -61,13 +62,53 @@ class Settings(BaseSettings):
     clickhouse_db: Text = "default"
 
     bungie_api_key: Secret | None = None
-    bungie_url_base: Text = "https://www.bungie.net"
-    pgcr_url_base: Text = "https://stats.bungie.net"
+    # What callers ask: zeus unless set (`www_base`, `pgcr_base`).
+    bungie_url_base: Text | None = None
+    pgcr_url_base: Text | None = None
     # Bungie wants to know whom to call; a fork puts its own address here.
     bungie_user_agent: Text = "RaidHub-Dagster/0.1 (+https://github.com/raidhub)"
 
     # Ids above are bogus: a few far beyond the head were seen (docs/domain/crawl.md).
     crawl_ceiling: int = Field(default=100_000_000_000, gt=0)
+
+    # Zeus: where callers find it, whom it asks, and with which keys and source addresses.
+    zeus_host: Text = "localhost"
+    zeus_port: Port = 7777
+    zeus_www_url: Text = "https://www.bungie.net"
+    zeus_stats_url: Text = "https://stats.bungie.net"
+    zeus_api_keys: Secret | None = None  # separated by commas; None: BUNGIE_API_KEY
+    ipv6: Text | None = Field(default=None, validation_alias=AliasChoices("IPV6", "ZEUS_IPV6"))
+    # Requests a second of one source address; 0 switches the limit off. The API promises 25 on
+    # average over 10 s; crawlers run 40 with this burst for years (docs/domain/bungie-api.md).
+    zeus_stats_rate: float = Field(default=40.0, ge=0)
+    zeus_stats_burst: float = Field(default=90.0, ge=1)
+    zeus_www_rate: float = Field(default=12.0, ge=0)
+    zeus_www_burst: float = Field(default=25.0, ge=1)
+    # So long a success is given to everybody who asks the same; 0 switches it off.
+    zeus_cache_s: float = Field(default=5.0, ge=0)
+
+    # Alerts; without an address they go nowhere but into the log.
+    atlas_webhook_url: Secret | None = None
+    hades_webhook_url: Secret | None = None
+    cheat_check_webhook_url: Secret | None = None
+    nemesis_webhook_url: Secret | None = None
+    gm_report_webhook_url: Secret | None = None
+    gm_report_webhook_auth: Secret | None = None
+    alerts_role_id: Text | None = Field(
+        default=None, validation_alias=AliasChoices("ALERTS_ROLE_ID", "DISCORD_ALERTS_ROLE_ID")
+    )
+
+    # True puts every topic on its contest number of workers; else the definitions tell when.
+    is_contest_weekend: bool = False
+    # Younger than this is fresh enough: nobody asks the API again.
+    player_fresh_h: float = Field(default=24.0, ge=0)
+    clan_fresh_h: float = Field(default=3.0, ge=0)
+    # A raid fetched so soon after its end is fetched twice more, so long after its end: Bungie
+    # publishes some reports before they are whole. 0 switches it off.
+    young_report_s: float = Field(default=120.0, ge=0)
+    young_first_recheck_s: float = Field(default=900.0, gt=0)
+    young_last_recheck_s: float = Field(default=172_800.0, gt=0)
+    missed_pgcr_log_file_path: Path | None = None  # a legacy log to import
 
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
@@ -81,6 +122,7 @@ class Settings(BaseSettings):
     raidhub_port_base: Port = 3000
     raidhub_simulator_args: Text = ""  # more flags, as on a command line
     raidhub_atlas_args: Text = ""
+    raidhub_zeus_args: Text = ""
     postgres_bin: Path | None = Field(
         default=None, validation_alias=AliasChoices("RAIDHUB_POSTGRES_BIN")
     )
@@ -111,6 +153,27 @@ class Settings(BaseSettings):
         if self.bungie_api_key is None:
             raise ConfigurationError("BUNGIE_API_KEY is not set; see example.env")
         return self.bungie_api_key.get_secret_value()
+
+    @property
+    def www_base(self) -> str:
+        """Base address of everything but reports: zeus, unless a person chose another."""
+        return self.bungie_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+
+    @property
+    def pgcr_base(self) -> str:
+        """Base address of reports: zeus, unless a person chose another."""
+        return self.pgcr_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+
+    @property
+    def pgcr_origin(self) -> str:
+        """Who answers for reports in the end, behind zeus."""
+        return self.pgcr_url_base or self.zeus_stats_url
+
+    @cached_property
+    def upstream_keys(self) -> tuple[str, ...]:
+        """The keys that zeus shows to Bungie. Raises ConfigurationError when there is none."""
+        given = self.zeus_api_keys.get_secret_value() if self.zeus_api_keys else ""
+        return tuple(k for key in given.split(",") if (k := key.strip())) or (self.api_key,)
 
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""

@@ -35,6 +35,11 @@ MAIN_QUEUES = (
     SUBSCRIPTION_DELIVERY,
 )
 
+# Where withheld reports wait for their next try. The status page outside reads the number of its
+# messages by exactly this name.
+PGCR_BLOCKED = "pgcr_blocked"
+_PGCR_BLOCKED_WAIT_S = 60
+
 # Seconds a retry may wait. A closed set keeps the number of retry queues small.
 RETRY_DELAYS_S = (1, 2, 4, 8, 16, 32, 60, 120, 300, 600, 1200, 1800)
 
@@ -68,6 +73,7 @@ def declare(channel: Channel) -> None:
     """Declares every main queue: publishers outside send without declaring, so all must exist."""
     for queue in MAIN_QUEUES:
         channel.queue_declare(queue, durable=True)
+    _declare_wait(channel, PGCR_BLOCKED, _PGCR_BLOCKED_WAIT_S, PGCR_BLOCKED_RETRY)
 
 
 def declare_failure_queues(channel: Channel, topic: str, delays_s: Iterable[int]) -> None:
@@ -78,12 +84,17 @@ def declare_failure_queues(channel: Channel, topic: str, delays_s: Iterable[int]
     """
     channel.queue_declare(parked_queue(topic), durable=True)
     for delay_s in sorted(set(delays_s)):
-        channel.queue_declare(
-            retry_queue(topic, delay_s),
-            durable=True,
-            arguments={
-                "x-message-ttl": delay_s * 1000,
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": topic,
-            },
-        )
+        _declare_wait(channel, retry_queue(topic, delay_s), delay_s, topic)
+
+
+def _declare_wait(channel: Channel, queue: str, delay_s: int, then: str) -> None:
+    """A queue nobody consumes: after `delay_s` its messages go on to the queue `then`."""
+    channel.queue_declare(
+        queue,
+        durable=True,
+        arguments={
+            "x-message-ttl": delay_s * 1000,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": then,
+        },
+    )

@@ -75,6 +75,9 @@ class MeasuredGauge(Gauge):
 ATLAS_ACTIVE_WORKERS = MeasuredGauge(
     "atlas_active_workers", "Fetches that may run at the same time."
 )
+ATLAS_MODE = Gauge(
+    "atlas_mode", "1 for the regime of the crawl that holds now, 0 for the others.", ("mode",)
+)
 ATLAS_HEAD_ID = MeasuredGauge("atlas_head_id", "Highest id this process saw published.")
 ATLAS_LAG_P20_SECONDS = MeasuredGauge(
     "atlas_lag_p20_seconds", "20th percentile of the lag of the last reports fetched."
@@ -107,6 +110,36 @@ GET_PGCR_REQ = Histogram(
     buckets=(10, 20, 50, 100, 150, 200, 250, 300, 500, 750, 1000, 1500, 2000, 5000),
 )
 MISSED_PGCR_ROWS = Gauge("missed_pgcr_rows", "Unresolved ids in the ledger, by state.", ("state",))
+GAP_OPEN_IDS = MeasuredGauge("gap_open_ids", "Ids jumped over and not swept yet.")
+API_SYSTEM_ENABLED = Gauge(
+    "api_system_enabled", "1 while Bungie has the system switched on, else 0.", ("system",)
+)
+
+# Zeus. `address` is the number of a source address, `key_index` that of a key: 0 is the first.
+
+ZEUS_REQUESTS = Counter(
+    "zeus_requests_total",
+    "Requests answered, by host and HTTP status.",
+    ("endpoint_type", "status"),
+)
+ZEUS_REQUEST_DURATION_MS = Histogram(
+    "zeus_request_duration_ms",
+    "From sending a request upstream to the end of its answer, in milliseconds.",
+    ("endpoint_type",),
+    buckets=(1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000),
+)
+ZEUS_RATE_LIMITER_WAIT_MS = Histogram(
+    "zeus_rate_limiter_wait_ms",
+    "Wait of a request for an address with a token, in milliseconds.",
+    ("endpoint_type",),
+    buckets=(1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
+)
+ZEUS_ADDRESS_PAUSED = Gauge(
+    "zeus_address_paused", "1 while a source address sends nothing, else 0.", ("address",)
+)
+ZEUS_KEY_QUARANTINED = Gauge(
+    "zeus_key_quarantined", "1 while Bungie refuses a key of ours, else 0.", ("key_index",)
+)
 
 # Queues.
 
@@ -125,6 +158,14 @@ QUEUE_MESSAGE_PROCESSING_DURATION_SECONDS = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 QUEUE_RETRIES = Counter("queue_retries_total", "Messages sent to a retry queue.", ("queue_name",))
+QUEUE_SCALING_DECISIONS = Counter(
+    "queue_scaling_decisions_total",
+    "Steps of a topic's number of workers: up or down.",
+    ("queue_name", "direction"),
+)
+FLOODGATES_RECENT_PGCR = MeasuredGauge(
+    "floodgates_recent_pgcr", "Newest raid that was withheld and is published now."
+)
 PUBLISHING_OPERATIONS = Counter(
     "publishing_operations_total",
     "Publishes by outcome: success once confirmed, else error.",
@@ -154,3 +195,6 @@ INSTANCE_FETCH_TO_COMMIT_SECONDS = Histogram(
 )
 OUTBOX_UNSENT = MeasuredGauge("outbox_unsent", "Effects that must still leave the outbox.")
 OUTBOX_OLDEST_SECONDS = MeasuredGauge("outbox_oldest_seconds", "Age of the oldest unsent effect.")
+CLICKHOUSE_DIRTY_DAYS = MeasuredGauge(
+    "clickhouse_dirty_days", "Days whose aggregates must be rebuilt."
+)

@@ -45,7 +45,7 @@ class Fetcher:
     ) -> None:
         self.tracked_hashes = tracked_hashes
         self._session = session
-        self._endpoints = Endpoints(settings.bungie_url_base, settings.pgcr_url_base)
+        self._endpoints = Endpoints(settings.www_base, settings.pgcr_base)
         self._headers = headers(settings.api_key, settings.bungie_user_agent)
         self._clock = clock
         self._now = now

@@ -138,7 +138,7 @@ async def _begin(
         newest = await database.call(lambda c: ledger.newest_instance(c, ceiling))
         start = first_id(target=target, newest=newest, buffer=buffer)
         if start is None:
-            start = await ask_simulator(session, settings.pgcr_url_base, asyncio.sleep)
+            start = await ask_simulator(session, settings.pgcr_origin, asyncio.sleep)
         await database.call(lambda c: ledger.create_cursor(c, start, ceiling))
         log.info("The crawl begins at %d", start, extra={"action": "crawl_started", "id": start})
     else:

@@ -60,7 +60,7 @@ class Consumer:
         self._collecting = threading.Lock()
         self._slots = [
             Slot(settings, topic, publisher, threads.wait, now, pause_s=pause_s)
-            for _ in range(topic.slots)
+            for _ in range(topic.slots(topic.limits.desired))
         ]
         self._running: list[threading.Thread] = []
         self._alive_at = clock()
@@ -116,7 +116,7 @@ class Consumer:
         channel = connection.channel()
         declare(channel, self._topic)
         # What we hold is being handled; the rest stays visible as depth, or goes to other replicas.
-        channel.basic_qos(prefetch_count=self._topic.slots * self._topic.batch)
+        channel.basic_qos(prefetch_count=len(self._slots) * self._topic.batch)
         tag = channel.basic_consume(self.name, partial(self._receive, connection))
         self._problem = None
         while not self._threads.stopping.is_set():

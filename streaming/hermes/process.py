@@ -17,6 +17,7 @@ from streaming.hermes import relay
 from streaming.hermes.consumer import Consumer, declare
 from streaming.hermes.loop import Loop
 from streaming.hermes.threads import Threads
+from streaming.hermes.topic import Limits, Topic
 from streaming.hermes.topics.registry import TOPICS
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,11 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     logs.configure(settings.log_level, "hermes")
     chosen = set(names)
     topics = [
-        replace(topic, slots=slots or topic.slots, batch=batch or topic.batch)
+        replace(
+            topic,
+            limits=topic.limits if slots is None else _fixed(topic, slots),
+            batch=batch or topic.batch,
+        )
         for name, topic in TOPICS.items()
         if name in chosen
     ]
@@ -70,6 +75,11 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     log.info("Hermes has drained", extra={"action": "hermes_stopped"})
     if threads.crashed:
         raise TransientError("hermes: a thread crashed, the log above says why")
+
+
+def _fixed(topic: Topic, slots: int) -> Limits:
+    workers = slots * topic.workers_per_slot
+    return Limits(workers, workers, workers, workers)
 
 
 def _ask_postgres(settings: Settings) -> str | None:

@@ -15,7 +15,7 @@ from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.settings import Settings
 from streaming.hermes.consumer import Consumer, declare
 from streaming.hermes.threads import Threads
-from streaming.hermes.topic import Delivery, Topic
+from streaming.hermes.topic import Delivery, Limits, Topic
 
 TRIAL = "trial"  # no queue of the product
 
@@ -46,7 +46,9 @@ class Trial:
         return [delivery.body for batch in self.batches for delivery in batch]
 
     def topic(self, **changes: Any) -> Topic:
-        usual: dict[str, Any] = {"slots": 1, "retries": 1, "base_delay_s": 1}
+        slots = changes.pop("slots", 1)
+        usual: dict[str, Any] = {"retries": 1, "base_delay_s": 1}
+        usual["limits"] = Limits(slots, slots, slots, slots)
         return Topic(TRIAL, self._open, **(usual | changes))
 
     def _open(self, _settings: Settings) -> "Trial":

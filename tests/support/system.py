@@ -36,7 +36,7 @@ class System:
     def __init__(self, home: Path) -> None:
         self.supervisor = Supervisor(home)
         self.settings = Settings(_env_file=home / STACK_ENV)
-        self.simulator = self.settings.bungie_url_base
+        self.simulator = str(self.settings.bungie_url_base)
 
     def pid(self, name: str) -> int:
         """0 when it does not run."""

@@ -28,7 +28,7 @@ from raidhub_dagster.storage.store import Outcome, Report, Store
 from streaming.hermes.failures import is_infrastructure
 from streaming.hermes.loop import Loop, Step
 from streaming.hermes.threads import Threads
-from streaming.hermes.topic import Delivery, Topic
+from streaming.hermes.topic import Delivery, Limits, Scaling, Topic
 
 _SOURCE = "hermes"
 _NAME = f"hermes-{topology.INSTANCE_STORE}"
@@ -206,9 +206,13 @@ def _known_hashes(settings: Settings, threads: Threads) -> Loop:
 TOPIC = Topic(
     topology.INSTANCE_STORE,
     InstanceStore,
-    slots=2,  # one waits for PostgreSQL while the other parses; more of them need more cores
+    Limits(minimum=5, maximum=50, desired=15, contest=30),
     retries=3,
     base_delay_s=1,
+    scaling=Scaling(up_depth=1000, down_depth=100),
+    # 15 workers are two threads: one waits for PostgreSQL while the other parses; more of them
+    # need more cores.
+    workers_per_slot=10,
     batch=50,  # a bigger transaction is no faster, and holds its players' locks for longer
     batch_wait_s=0.1,
     chores=(_known_hashes,),
