@@ -6,6 +6,7 @@ Secrets are made once and stay; addresses follow RAIDHUB_PORT_BASE at each start
 import os
 import secrets
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,12 @@ _PORTS = (
     "relay",
     "epmd",
     "rabbitmq-distribution",
+    "zeus",
+    "zeus-metrics",
 )
+# Loopback addresses that stand for our IPv6 ones where the simulator plays Bungie: Linux takes any
+# of 127.0.0.0/8 as a source, and each has a budget of its own.
+_SIMULATED_SOURCES = "127.0.1.1"
 
 
 @dataclass(frozen=True)
@@ -72,22 +78,33 @@ class Environment:
         return not self.given.was_set("clickhouse_host")
 
     @property
+    def has_zeus(self) -> bool:
+        """A person who set where callers ask has a proxy of their own, or wants none."""
+        return not self._is_set("zeus_host", "bungie_url_base", "pgcr_url_base")
+
+    @property
     def has_simulator(self) -> bool:
         """Without an address of the API we play it ourselves: nobody crawls Bungie by accident."""
-        return not (self.given.was_set("bungie_url_base") or self.given.was_set("pgcr_url_base"))
+        return self.has_zeus and not self._is_set("zeus_www_url", "zeus_stats_url")
+
+    def _is_set(self, *names: str) -> bool:
+        return any(self.given.was_set(name) for name in names)
 
     def make_home(self) -> None:
         """Open to walkers, because PostgreSQL may run as another user; the files are closed."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o711)
 
-    def write(self) -> None:
-        """Chooses what nobody set and writes `stack.env`, readable by its owner only."""
+    def write(self, without: Collection[str] = ()) -> None:
+        """Chooses what nobody set and writes `stack.env`, readable by its owner only.
+
+        A stack `without` zeus has callers that ask the API themselves.
+        """
         self.make_home()
         path = self.home / STACK_ENV
         kept = dotenv_values(path) if path.exists() else {}
         path.touch(mode=0o600)
-        chosen = {"RAIDHUB_PORT_BASE": str(self.port_base)} | self._chosen(kept)
+        chosen = {"RAIDHUB_PORT_BASE": str(self.port_base)} | self._chosen(kept, without)
         lines = [f"{name}={value}" for name, value in chosen.items()]
         heading = "# Written by `raidhub up`; what .env or the environment say wins over it.\n"
         path.write_text(heading + "\n".join(lines) + "\n", "utf-8")
@@ -107,7 +124,7 @@ class Environment:
             f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()
         )
 
-    def _chosen(self, kept: dict[str, str | None]) -> dict[str, str]:
+    def _chosen(self, kept: dict[str, str | None], without: Collection[str]) -> dict[str, str]:
         def secret(name: str) -> str:
             return kept.get(name) or secrets.token_hex(16)
 
@@ -130,15 +147,22 @@ class Environment:
                 "CLICKHOUSE_HOST": HOST,
                 "CLICKHOUSE_HTTP_PORT": str(self.port("clickhouse")),
             }
+        www, stats = self.given.zeus_www_url, self.given.zeus_stats_url
         if self.has_simulator:
-            simulator = f"http://{HOST}:{self.port('simulator')}"
+            www = stats = f"http://{HOST}:{self.port('simulator')}"
             chosen |= {
-                "BUNGIE_URL_BASE": simulator,
-                "PGCR_URL_BASE": simulator,
+                "ZEUS_WWW_URL": www,
+                "ZEUS_STATS_URL": stats,
+                "IPV6": _SIMULATED_SOURCES,
                 "BUNGIE_API_KEY": secret("BUNGIE_API_KEY"),
             }
-        for process in ("atlas", "hermes", "relay"):
-            chosen[f"{process}_metrics_port".upper()] = str(self.port(process))
+        if self.has_zeus and "zeus" not in without:
+            chosen |= {"ZEUS_HOST": HOST, "ZEUS_PORT": str(self.port("zeus"))}
+        elif self.has_zeus:
+            chosen |= {"BUNGIE_URL_BASE": www, "PGCR_URL_BASE": stats}
+        metrics = {"atlas": "atlas", "hermes": "hermes", "relay": "relay", "zeus": "zeus-metrics"}
+        for process, port in metrics.items():
+            chosen[f"{process}_metrics_port".upper()] = str(self.port(port))
         return {
             name: value for name, value in chosen.items() if not self.given.was_set(name.lower())
         }

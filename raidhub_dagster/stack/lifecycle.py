@@ -69,7 +69,7 @@ class Stack:
             running = self.supervisor.pid() is not None
             if not running:
                 self._sweep(tell)
-                self.environment.write()
+                self.environment.write(without)
             everything = services(self.environment)
             if unknown := set(without) - {s.name for s in everything}:
                 known = ", ".join(s.name for s in everything)

@@ -107,8 +107,10 @@ def services(environment: Environment) -> list[Service]:
     found.append(Service(rabbitmq, 1, ports, environment.has_rabbitmq))
     if environment.has_simulator:
         found.append(_simulator(environment))
+    if environment.has_zeus or settings.was_set("zeus_host"):
+        found.append(_zeus(environment))
     metrics = {
-        "hermes": (settings.hermes_metrics_port, ("hermes", "--topic", "instance_store")),
+        "hermes": (settings.hermes_metrics_port, ("hermes", "--without", "relay")),
         "relay": (settings.relay_metrics_port, ("hermes", "--topic", "relay")),
         "atlas": (
             settings.atlas_metrics_port,
@@ -129,6 +131,20 @@ def _simulator(environment: Environment) -> Service:
     state = environment.home / "simulator" / "world.json"
     command = _raidhub("simulate", "--port", str(port), "--state", str(state), *own)
     return Service(Program("simulator", command, _health(port)), 2, {port: "RAIDHUB_PORT_BASE"})
+
+
+def _zeus(environment: Environment) -> Service:
+    settings = environment.settings
+    command = _raidhub("zeus", *shlex.split(settings.raidhub_zeus_args))
+    is_local = environment.has_zeus
+    host = HOST if is_local else settings.zeus_host
+    ports = {
+        settings.zeus_port: "ZEUS_PORT",
+        settings.zeus_metrics_port: "ZEUS_METRICS_PORT",
+    }
+    # Answers to callers end before it does: 15 s at most.
+    program = Program("zeus", command, _health(settings.zeus_port, host), stop_wait_s=30)
+    return Service(program, 2, ports, is_local)
 
 
 def _dagster(environment: Environment) -> list[Service]:
@@ -169,25 +185,25 @@ def _raidhub(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "raidhub_dagster", *arguments)
 
 
-def _health(port: int) -> Callable[[], object]:
-    return lambda: _ask(port, "/healthz")
+def _health(port: int, host: str = HOST) -> Callable[[], object]:
+    return lambda: _ask(port, "/healthz", host=host)
 
 
-def _ask(port: int, path: str, body: str | None = None) -> str:
+def _ask(port: int, path: str, body: str | None = None, *, host: str = HOST) -> str:
     """The answer to a GET, or a POST of JSON. Raises UnhealthyError unless it is a success."""
-    reach(HOST, port)
-    connection = http.client.HTTPConnection(HOST, port, timeout=10)
+    reach(host, port)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         method = "GET" if body is None else "POST"
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
-        raise UnhealthyError(f"{path} on {HOST}:{port}: {error!r}") from None
+        raise UnhealthyError(f"{path} on {host}:{port}: {error!r}") from None
     finally:
         connection.close()
     if answer.status != 200:
-        raise UnhealthyError(f"{path} on {HOST}:{port}: {answer.status} {_reason(text)}")
+        raise UnhealthyError(f"{path} on {host}:{port}: {answer.status} {_reason(text)}")
     return text
 
 

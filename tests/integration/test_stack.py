@@ -204,8 +204,36 @@ def test_services_with_an_address_are_used_instead_of_started(
     environment.write()
     assert "POSTGRES" not in (tmp_path / ".raidhub" / "stack.env").read_text("utf-8")
     found = {service.name: service for service in services(environment)}
-    assert {"simulator", "epmd"}.isdisjoint(found)
+    assert {"simulator", "zeus", "epmd"}.isdisjoint(found)
     assert not any(found[name].is_local for name in ("postgres", "rabbitmq", "clickhouse"))
+
+
+@pytest.mark.parametrize(
+    ("given", "without", "local", "asked"),
+    [
+        ({}, (), {"simulator", "zeus"}, "zeus"),
+        ({}, ("zeus",), {"simulator", "zeus"}, "simulator"),
+        ({"zeus_www_url": "http://a"}, (), {"zeus"}, "zeus"),
+        ({"zeus_host": "proxy"}, (), set(), "http://proxy:7777"),
+        ({"pgcr_url_base": "http://b"}, (), set(), "http://b"),
+    ],
+)
+def test_whom_the_crawl_asks_follows_from_what_a_person_set(
+    tmp_path: Path, given: Overrides, without: tuple[str, ...], local: set[str], asked: str
+) -> None:
+    """A stack that crawled Bungie because somebody forgot a variable would spend our budget."""
+    base = free_base()
+    home = tmp_path / ".raidhub"
+    environment = Environment(
+        Settings(_env_file=None, **given, raidhub_home=home, raidhub_port_base=base)
+    )
+    environment.write(without)
+    found = {s.name for s in services(environment) if s.is_local}
+    assert found & {"simulator", "zeus"} == local
+    settings = Settings(_env_file=home / "stack.env", **given)
+    ports = {"simulator": environment.port("simulator"), "zeus": environment.port("zeus")}
+    expected = f"http://{HOST}:{ports[asked]}" if asked in ports else asked
+    assert settings.pgcr_base == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ _DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code")
 
 
 def free_base() -> int:
-    """The first of twelve ports in a row that nobody has."""
+    """The first of fourteen ports in a row that nobody has."""
     for base in range(21_000 + os.getpid() % 500 * 20, 32_000, 20):
-        if not any(is_taken(base + n) for n in range(12)):
+        if not any(is_taken(base + n) for n in range(14)):
             return base
-    raise AssertionError("no twelve free ports in a row")
+    raise AssertionError("no fourteen free ports in a row")
 
 
 class System:
@@ -36,7 +36,7 @@ class System:
     def __init__(self, home: Path) -> None:
         self.supervisor = Supervisor(home)
         self.settings = Settings(_env_file=home / STACK_ENV)
-        self.simulator = str(self.settings.bungie_url_base)
+        self.simulator = self.settings.pgcr_origin
 
     def pid(self, name: str) -> int:
         """0 when it does not run."""
@@ -91,10 +91,17 @@ def wait_for(
 
 
 @contextmanager
-def system(folder: Path, *, simulator: str, atlas: str | None = None) -> Iterator[System]:
+def system(
+    folder: Path,
+    *,
+    simulator: str,
+    atlas: str | None = None,
+    without: Collection[str] = _DAGSTER,
+    **variables: str,
+) -> Iterator[System]:
     """A stack without Dagster, and without atlas when there are no arguments for it.
 
-    All of it ends with the block, or with this process.
+    `variables` are of the environment. All of it ends with the block, or with this process.
     """
     folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
     environment = {
@@ -102,10 +109,11 @@ def system(folder: Path, *, simulator: str, atlas: str | None = None) -> Iterato
         "RAIDHUB_PORT_BASE": str(free_base()),
         "RAIDHUB_SIMULATOR_ARGS": simulator,
         "RAIDHUB_ATLAS_ARGS": atlas or "",
+        **variables,
     }
     command = [find_program("setpriv"), "--pdeathsig=TERM", "--", sys.executable, "-m"]
     command += ["raidhub_dagster", "up", "--foreground"]
-    for name in (*_DAGSTER, *(() if atlas else ("atlas",))):
+    for name in (*without, *(() if atlas else ("atlas",))):
         command += ["--without", name]
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
