@@ -3,6 +3,8 @@
 Times are seconds of any clock that does not go back; the caller brings them.
 """
 
+import math
+
 # The server counts requests as they arrive, and they do not arrive as they were sent: a new
 # connection costs some round trips, a used one none. Requests sent over a span S can arrive
 # within S - 0.25 s, so the bucket keeps what its rate brings in 0.25 s out of the burst: 10 of 90
@@ -49,7 +51,7 @@ class Bucket:
     def inflow(self, now: float, when: float) -> float:
         """Tokens that can be taken from `now` to `when` by somebody who takes each at once."""
         if not self.rate:
-            return float("inf")
+            return math.inf
         self._settle(now)
         return self._tokens + max(when - self._now, 0) * self._rate
 

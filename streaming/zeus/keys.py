@@ -3,6 +3,7 @@
 Keys are known by their number: the first is 0. Their text leaves this module in `text` only.
 """
 
+import math
 from dataclasses import dataclass
 
 QUARANTINE_S = 3600.0
@@ -12,8 +13,8 @@ THROTTLES_IN_A_ROW = 5
 @dataclass(slots=True)
 class _Key:
     text: str
-    paused_at: float = float("-inf")
-    paused_until: float = float("-inf")
+    paused_at: float = -math.inf
+    paused_until: float = -math.inf
     throttles: int = 0  # pauses in a row
     refused_until: float | None = None  # set: in quarantine, until a probe shows better
     refused_code: int | None = None
@@ -60,11 +61,11 @@ class Keys:
         """The code of a refused key and the seconds to the next probe, when all are refused."""
         if not self._troubled or not all(self.is_refused(i) for i in range(len(self))):
             return None
-        wait = self.usable_at(now) - now
-        if wait <= 0:
-            return None
+        if (usable_at := self.usable_at(now)) <= now:
+            return None  # a probe is due
         key = min(self._keys, key=lambda key: key.refused_until or 0.0)
-        return key.refused_code, min(wait, QUARANTINE_S)
+        # While the last hope is tried nobody knows more than that it is decided soon.
+        return key.refused_code, usable_at - now if math.isfinite(usable_at) else 1.0
 
     def is_refused(self, index: int) -> bool:
         """True while the key is in quarantine, its probe included."""
@@ -125,5 +126,5 @@ class Keys:
     @staticmethod
     def _usable_at(key: _Key, now: float) -> float:
         if key.refused_until is not None:
-            return float("inf") if key.probing else max(key.refused_until, now)
+            return math.inf if key.probing else max(key.refused_until, now)
         return max(key.paused_until, now)

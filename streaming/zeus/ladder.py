@@ -3,6 +3,8 @@
 Rules and numbers: docs/zeus.md, "When Bungie says stop".
 """
 
+import math
+
 HALF = 0.5
 STEP = 0.1  # of the configured rate
 STEP_S = 30.0
@@ -11,7 +13,7 @@ LONGEST_PAUSE_S = 120.0
 # A throttle that comes back so soon after the end of a pause is still the same one.
 SAME_TROUBLE_S = 60.0
 
-_LONG_AGO = float("-inf")
+_LONG_AGO = -math.inf
 
 
 class Ladder:
@@ -64,9 +66,11 @@ class Backoff(Ladder):
 
     def back_off(self, now: float, sent_at: float, least_s: float = 0.0) -> float:
         """Seconds of the pause that begins; 0 when the request was sent before the present one."""
-        again = now - self.paused_until <= SAME_TROUBLE_S
-        length = min(self._length * 2, LONGEST_PAUSE_S) if again else FIRST_PAUSE_S
-        if not self.pause(now, max(length, least_s), sent_at):
+        if sent_at < self._paused_at:
+            self.pause(now, max(self._length, least_s), sent_at)
             return 0.0
-        self._length = length
-        return max(length, least_s)
+        again = now - self.paused_until <= SAME_TROUBLE_S
+        self._length = min(self._length * 2, LONGEST_PAUSE_S) if again else FIRST_PAUSE_S
+        seconds = max(self._length, least_s)
+        self.pause(now, seconds, sent_at)
+        return seconds

@@ -5,7 +5,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +20,8 @@ from raidhub_dagster.settings import Settings
 from streaming.zeus import addresses as source
 from streaming.zeus.keys import Keys
 from streaming.zeus.news import Teller
-from streaming.zeus.proxy import Proxy
-from streaming.zeus.traffic import Host, Limit, Traffic
+from streaming.zeus.proxy import DEADLINE_S, Proxy
+from streaming.zeus.traffic import Host, Limit, News, Traffic
 from streaming.zeus.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -85,50 +86,69 @@ async def _serve(settings: Settings, options: Options, chosen: list[str | None])
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
-    limits = {
-        Host.STATS: Limit(settings.zeus_stats_rate, settings.zeus_stats_burst),
-        Host.WWW: Limit(settings.zeus_www_rate, settings.zeus_www_burst),
-    }
-    keys = Keys(settings.upstream_keys)
-    traffic = Traffic(len(chosen), limits, keys, now=time.monotonic())
-    condition = Condition(traffic, len(chosen), time.monotonic)
-    condition.export()
     alerts = Alerts(
         settings.atlas_webhook_url,
         footer=f"zeus {socket.gethostname()}",
         role_id=settings.alerts_role_id,
     )
-    with (
-        alerts,
-        health.serve(settings.zeus_metrics_port, condition.checks(), variable="ZEUS_METRICS_PORT"),
-    ):
-        async with Upstream(chosen, settings.bungie_user_agent) as upstream:
-            proxy = Proxy(
-                api_key=settings.api_key,
-                bases={
-                    Host.STATS: settings.zeus_stats_url.rstrip("/"),
-                    Host.WWW: settings.zeus_www_url.rstrip("/"),
-                },
-                traffic=traffic,
-                upstream=upstream,
-                cache_s=settings.zeus_cache_s,
-                tell=Teller(alerts, len(chosen)).tell,
-                health=condition.report,
-                clock=time.monotonic,
-            )
-            await _listen(proxy, options, stopping)
+    with alerts:
+        async with opened(settings, chosen, Teller(alerts, len(chosen)).tell) as (proxy, condition):
+            condition.export()
+            checks = condition.checks()
+            with health.serve(settings.zeus_metrics_port, checks, variable="ZEUS_METRICS_PORT"):
+                await _listen(proxy, options, stopping)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings,
+    chosen: Sequence[str | None],
+    tell: Callable[[News], None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    deadline_s: float = DEADLINE_S,
+) -> AsyncIterator[tuple[Proxy, "Condition"]]:
+    """A proxy that sends from the `chosen` addresses, and how it is."""
+    limits = {
+        Host.STATS: Limit(settings.zeus_stats_rate, settings.zeus_stats_burst),
+        Host.WWW: Limit(settings.zeus_www_rate, settings.zeus_www_burst),
+    }
+    traffic = Traffic(len(chosen), limits, Keys(settings.upstream_keys), now=clock())
+    condition = Condition(traffic, len(chosen), clock)
+    async with Upstream(chosen, settings.bungie_user_agent) as upstream:
+        proxy = Proxy(
+            api_key=settings.api_key,
+            bases={
+                Host.STATS: settings.zeus_stats_url.rstrip("/"),
+                Host.WWW: settings.zeus_www_url.rstrip("/"),
+            },
+            traffic=traffic,
+            upstream=upstream,
+            cache_s=settings.zeus_cache_s,
+            tell=tell,
+            health=condition.report,
+            clock=clock,
+            deadline_s=deadline_s,
+        )
+        try:
+            yield proxy, condition
+        finally:
             proxy.close()
 
 
-async def _listen(proxy: Proxy, options: Options, stopping: asyncio.Event) -> None:
-    server = web.Server(
+def server_of(proxy: Proxy) -> web.Server:
+    """Aiohttp's server without an application around it: routes would cost and are not needed."""
+    return web.Server(
         proxy.handle,
         handler_cancellation=True,  # whoever leaves ends his request upstream too
         access_log=None,
         keepalive_timeout=_IDLE_S,
         lingering_time=0,  # bodies are not read: only GET and HEAD are served
     )
-    runner = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
+
+
+async def _listen(proxy: Proxy, options: Options, stopping: asyncio.Event) -> None:
+    runner = web.ServerRunner(server_of(proxy), shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
         try:

@@ -82,8 +82,10 @@ class Proxy:
         tell: Callable[[News], None],
         health: Callable[[], tuple[int, Mapping[str, object]]],
         clock: Callable[[], float],
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._clock = clock
+        self._deadline_s = deadline_s
         self._api_key = api_key.encode()
         self._bases = dict(bases)
         self._traffic = traffic
@@ -215,7 +217,7 @@ class Proxy:
         response: aiohttp.ClientResponse | None = None
         reply: _Reply | None = None
         try:
-            async with asyncio.timeout(DEADLINE_S - (sent_at - started)):
+            async with asyncio.timeout(self._deadline_s - (sent_at - started)):
                 url = URL(self._bases[host] + path, encoded=True)
                 response = await self._upstream.send(address, method, url, headers_)
                 body, is_whole = await _beginning(response, most)

@@ -86,6 +86,10 @@ class _Lane:
         self._slow_down(now, share)
         return self.bucket.inflow(now, when) if when > self.ladder.paused_until else 0.0
 
+    def stop(self, now: float, until: float, share: float) -> None:
+        self.bucket.empty(until)
+        self._slow_down(now, share)  # now: what comes after the pause comes at that rate
+
     def _slow_down(self, now: float, share: float) -> None:
         """`share` is the host's. Each of the two says half of what is configured: not a quarter."""
         self.bucket.slow_to(min(share, self.ladder.share(now)), now)
@@ -206,7 +210,8 @@ class Traffic:
         ladder = self._ladders[sent.address]
         is_new = ladder.pause(now, answer.pause_s, sent.at)
         for host in Host:
-            self._lanes[host][sent.address].bucket.empty(ladder.paused_until)
+            share = self._backoffs[host].share(now)
+            self._lanes[host][sent.address].stop(now, ladder.paused_until, share)
         if not is_new:
             return []
         paused = sum(each.is_paused(now) for each in self._ladders)
@@ -221,7 +226,7 @@ class Traffic:
                 news.append(News(What.MOST_PAUSED, paused, label=answer.label, left=left))
             for host in Host:
                 self._backoffs[host].back_off(now, sent.at)
-                self._empty(host)
+                self._stop(host, now)
         return news
 
     def _back_off(
@@ -230,12 +235,13 @@ class Traffic:
         seconds = 0.0
         for host in hosts:
             seconds = max(self._backoffs[host].back_off(now, sent.at, answer.pause_s), seconds)
-            self._empty(host)
+            self._stop(host, now)
         if not seconds:
             return []
         only = hosts[0] if len(hosts) == 1 else None
         return [News(What.BACKED_OFF, seconds=seconds, label=answer.label, host=only)]
 
-    def _empty(self, host: Host) -> None:
+    def _stop(self, host: Host, now: float) -> None:
+        backoff = self._backoffs[host]
         for lane in self._lanes[host]:
-            lane.bucket.empty(self._backoffs[host].paused_until)
+            lane.stop(now, backoff.paused_until, backoff.share(now))
