@@ -24,6 +24,7 @@ _COMMANDS = {
     "ingest": "raidhub_dagster.commands.ingest",
     "verify": "raidhub_dagster.commands.verify",
     "bench": "raidhub_dagster.commands.bench",
+    "zeus": "streaming.cli",
     "atlas": "streaming.cli",
     "hermes": "streaming.cli",
     "simulate": "simulator.cli",

@@ -15,7 +15,14 @@ _ERRORS = {
     18: (400, "InvalidParameters", "A parameter of this request is not valid."),
     31: (429, "ThrottleLimitExceeded", "You have exceeded the rate limit."),
     35: (429, "ThrottleLimitExceededMinutes", "Wait a few minutes before trying again."),
+    36: (429, "ThrottleLimitExceededMomentarily", "Wait a moment before trying again."),
+    37: (429, "ThrottleLimitExceededSeconds", "Wait some seconds before trying again."),
     51: (429, "PerEndpointRequestThrottleExceeded", "Too many requests for this endpoint."),
+    54: (429, "PerApplicationThrottleExceeded", "This application makes too many requests."),
+    55: (429, "PerApplicationAnonymousThrottleExceeded", "Too many anonymous requests."),
+    56: (429, "PerApplicationAuthenticatedThrottleExceeded", "Too many requests of users."),
+    57: (429, "PerUserThrottleExceeded", "This user makes too many requests."),
+    99: (401, "WebAuthRequired", "Please sign-in to continue."),
     217: (404, "UserCannotResolveCentralAccount", "This account could not be resolved."),
     622: (404, "GroupNotFound", "The group was not found."),
     686: (404, "ClanNotFound", "The clan was not found."),
@@ -27,6 +34,8 @@ _ERRORS = {
     1672: (503, "DestinyThrottledByGameServer", ""),
     2101: (401, "ApiInvalidOrExpiredKey", "The given API key is invalid."),
     2102: (401, "ApiKeyMissingFromRequest", "The request carries no API key."),
+    2103: (403, "ApplicationDisabled", "This application is disabled."),
+    2107: (403, "OriginHeaderDoesNotMatchKey", "The origin does not match that of the key."),
 }
 
 
@@ -71,12 +80,19 @@ def error(code: int, *, throttle_seconds: int = 0, data: dict[str, str] | None =
     return Answer(status, json.dumps(body, separators=(",", ":")).encode())
 
 
+CODES = frozenset(_ERRORS)
+
 _PAGES = {
+    200: "Just a moment...",
+    401: "401 Unauthorized",
     403: "Access denied",
     404: "404 - File or directory not found.",
+    429: "429 Too Many Requests",
+    500: "500 Internal Server Error",
     502: "502 Bad Gateway",
     503: "503 Service Temporarily Unavailable",
 }
+PAGES = frozenset(_PAGES)
 
 
 def page(status: int) -> Answer:

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from simulator import answers
 from simulator.endpoints import SYSTEMS
-from simulator.faults import Faults
-from simulator.service import Simulator
+from simulator.faults import Faults, Sanction
+from simulator.service import Simulator, fingerprint
 
 _CHUNK = 200  # raids of ground truth read and sent at a time, 40 ms of work
 
@@ -50,12 +51,18 @@ class Controls:
             web.post("/sim/head", _guarded(self.head)),
             web.get("/sim/faults", _guarded(self.faults)),
             web.post("/sim/faults", _guarded(self.faults)),
+            web.get("/sim/keys", _guarded(self.keys)),
+            web.post("/sim/keys", _guarded(self.keys)),
+            web.get("/sim/addresses", _guarded(self.addresses)),
+            web.post("/sim/addresses", _guarded(self.addresses)),
             web.post("/sim/maintenance", _guarded(self.maintenance)),
             web.post("/sim/manifest", _guarded(self.manifest)),
             web.get("/truth/raids", _guarded(self.raids)),
             web.get("/truth/players", _guarded(self.players)),
             web.get("/truth/summary", _guarded(self.summary)),
             web.get("/truth/requests", _guarded(self.requests)),
+            web.get("/truth/budgets", _guarded(self.budgets)),
+            web.get("/truth/keys", _guarded(self.key_use)),
         ]
 
     async def state(self, _request: web.Request) -> web.StreamResponse:
@@ -105,6 +112,20 @@ class Controls:
                 raise _BadRequestError(str(error)) from None
         return web.json_response(msgspec.structs.asdict(fates.faults))
 
+    async def keys(self, request: web.Request) -> web.StreamResponse:
+        """Body {"key": text, "code": 2101} refuses the key from now on, without a code no more."""
+        sanctions = self._simulator.key_sanctions
+        if request.method == "POST":
+            await _sanction(request, "key", sanctions)
+        return _json({fingerprint(key): sanction for key, sanction in sanctions.items()})
+
+    async def addresses(self, request: web.Request) -> web.StreamResponse:
+        """Body {"address": text, "code": 51} or {"address": text, "page": 403}: the same."""
+        sanctions = self._simulator.address_sanctions
+        if request.method == "POST":
+            await _sanction(request, "address", sanctions)
+        return _json(sanctions)
+
     async def maintenance(self, request: web.Request) -> web.StreamResponse:
         """Body {"on": bool, "systems": [names]}: without systems all of them."""
         body = await _object(request)
@@ -139,6 +160,17 @@ class Controls:
     async def requests(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response(dict(self._simulator.addresses))
 
+    async def budgets(self, _request: web.Request) -> web.StreamResponse:
+        """Address -> "report" and "other" -> requests, those beyond the limit, refusals by code."""
+        found: dict[str, dict[str, Any]] = {}
+        for (address, is_report), tally in sorted(self._simulator.tallies.items()):
+            found.setdefault(address, {})["report" if is_report else "other"] = tally
+        return _json(found)
+
+    async def key_use(self, _request: web.Request) -> web.StreamResponse:
+        """The same for each key, by its fingerprint."""
+        return _json(self._simulator.key_tallies)
+
     def _range(self, request: web.Request) -> tuple[int, int]:
         """From and to, both inclusive: everything by default, replayed ids included."""
         return _number(request, "from", 0), _number(request, "to", 1 << 63)
@@ -148,6 +180,29 @@ def _integer(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _BadRequestError(f"{name} must be a whole number")
     return value
+
+
+def _json(found: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
+
+async def _sanction(request: web.Request, name: str, sanctions: dict[str, Sanction]) -> None:
+    body = await _object(request)
+    who = body.pop(name, None)
+    if not isinstance(who, str) or not who:
+        raise _BadRequestError(f"the body must have {name}")
+    try:
+        sanction = msgspec.convert(body, Sanction)
+    except msgspec.ValidationError as error:
+        raise _BadRequestError(str(error)) from None
+    if sanction.code is not None and sanction.code not in answers.CODES:
+        raise _BadRequestError(f"code must be one of {sorted(answers.CODES)}")
+    if sanction.page is not None and sanction.page not in answers.PAGES:
+        raise _BadRequestError(f"page must be one of {sorted(answers.PAGES)}")
+    if sanction.code is None and sanction.page is None:
+        sanctions.pop(who, None)
+    else:
+        sanctions[who] = sanction
 
 
 def _guarded(handler: Handler) -> Handler:

@@ -1,4 +1,4 @@
-"""Everything that goes wrong: fates of ids, accidents of single requests, limits of addresses.
+"""Everything that goes wrong: fates of ids, accidents of single requests, limits and sanctions.
 
 An id's fate depends on seed and id, so it is repeatable; accidents are drawn per request. Each
 has its switch in `Faults`, which `/sim/faults` changes while the server runs.
@@ -45,6 +45,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     bad_gateway: float = 0.0005  # a 502 page
     unavailable: float = 0.00005  # a 503 page
     edge_block: float = 0.0  # a 403 page
+    challenge: float = 0.0  # a page of the edge with HTTP 200
     game_throttle: float = 0.00005  # code 1672, every second one with HTTP 200
     reset: float = 0.0005  # connection cut before the answer
     truncated: float = 0.0005  # half of the compressed body, then the connection ends
@@ -63,6 +64,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     other_limit_per_s: float = 0.0
     other_burst: float = 25.0
     throttle_seconds: int = 10
+    enforce_limits: bool = True  # false: what breaks them is counted and passes
 
     @classmethod
     def calm(cls) -> "Faults":
@@ -72,8 +74,8 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
 
 _ID_SHARES = ("hole", "hole_run", "late", "blocked", "malformed", "growing")
 _ACCIDENTS = (
-    "unexpected", "bad_gateway", "unavailable", "edge_block", "game_throttle", "reset",
-    "truncated", "broken_json", "stall",
+    "unexpected", "bad_gateway", "unavailable", "edge_block", "challenge", "game_throttle",
+    "reset", "truncated", "broken_json", "stall",
 )  # fmt: skip
 
 
@@ -278,6 +280,8 @@ class Accidents:
                 return answers.page(503)
             case "edge_block":
                 return answers.page(403)
+            case "challenge":
+                return answers.page(200)
             case "game_throttle":
                 answer = answers.error(1672)
                 return answer if self._rng.random() < 0.5 else Answer(200, answer.body)
@@ -289,17 +293,53 @@ class Limiter:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float, int]] = {}  # tokens, when, refused in a row
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, when
+        self._refused: dict[str, int] = {}  # in a row
 
-    def refusal(self, address: str, rate: float, burst: float, seconds: int) -> Answer | None:
-        """None when the request may pass; otherwise code 51, 31, 35, and then the edge's 403."""
+    def is_over(self, address: str, rate: float, burst: float) -> bool:
+        """Spends a token of the address; True when it has none. A rate of 0 is no limit."""
+        if not rate:
+            return False
         now = self._clock()
-        tokens, when, refused = self._buckets.get(address, (burst, now, 0))
+        tokens, when = self._buckets.get(address, (burst, now))
         tokens = min(burst, tokens + (now - when) * rate)
-        if tokens >= 1:
-            self._buckets[address] = (tokens - 1, now, 0)
-            return None
-        self._buckets[address] = (tokens, now, refused + 1)
+        over = tokens < 1
+        self._buckets[address] = (tokens if over else tokens - 1, now)
+        if not over:
+            self._refused[address] = 0
+        return over
+
+    def refusal(self, address: str, seconds: int) -> tuple[Answer, str]:
+        """Code 51, 31, 35 and then the edge's 403, ten of each; and its name for the log."""
+        refused = self._refused.get(address, 0)
+        self._refused[address] = refused + 1
         if refused >= 30:
-            return answers.page(403)
-        return answers.error((51, 31, 35)[refused // 10], throttle_seconds=seconds)
+            return answers.page(403), "page 403"
+        code = (51, 31, 35)[refused // 10]
+        return answers.error(code, throttle_seconds=seconds), str(code)
+
+
+class Sanction(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a key or an address gets for every request, until it is lifted: a code or a page."""
+
+    code: int | None = None
+    page: int | None = None
+    throttle_seconds: int = 0
+
+    def answer(self) -> tuple[Answer, str]:
+        """The answer and its name for the log. Raises KeyError for one that is never sent."""
+        if self.code is not None:
+            answer = answers.error(self.code, throttle_seconds=self.throttle_seconds)
+            return answer, str(self.code)
+        return answers.page(self.page or 403), f"page {self.page or 403}"
+
+
+class Tally(Struct):
+    """Requests of one address to one kind of endpoint, or with one key."""
+
+    requests: int = 0
+    over_budget: int = 0  # beyond its limit, whether that was enforced or not
+    refused: dict[str, int] = {}  # by code, or "page" and the status
+
+    def refuse(self, name: str) -> None:
+        self.refused[name] = self.refused.get(name, 0) + 1

@@ -5,6 +5,7 @@ how all of it gets onto a port in `server.py`.
 """
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,17 @@ from prometheus_client import Counter as Metric
 from simulator import answers, definitions, replay
 from simulator.answers import Answer
 from simulator.endpoints import SYSTEMS, Platform
-from simulator.faults import Accidents, Doom, Fate, Fates, Faults, Limiter, damaged
+from simulator.faults import (
+    Accidents,
+    Doom,
+    Fate,
+    Fates,
+    Faults,
+    Limiter,
+    Sanction,
+    Tally,
+    damaged,
+)
 from simulator.manifest import Manifest
 from simulator.publication import Publication, Schedule
 from simulator.reports import Reports
@@ -71,6 +82,11 @@ class Simulator:
         self.manifest = Manifest(self.world)
         self.switched_off: frozenset[str] = frozenset()
         self.addresses: Counter[str] = Counter()
+        # (address, asked for a report) -> what came of it; key's fingerprint -> the same
+        self.tallies: dict[tuple[str, bool], Tally] = {}
+        self.key_tallies: dict[str, Tally] = {}
+        self.key_sanctions: dict[str, Sanction] = {}
+        self.address_sanctions: dict[str, Sanction] = {}
         self.metrics = _Metrics()
         self.metrics.head.set_function(lambda: self.publication.head)
         self._reports = Reports(self.world)
@@ -161,26 +177,52 @@ class Simulator:
         return respond(request, answer)
 
     def _refusal(self, request: web.Request, is_report: bool) -> tuple[Answer | None, str]:
-        """What stops a request before anybody looks at its path."""
-        address = request.remote or ""
+        """What stops a request before anybody looks at its path, and a word for it."""
+        address, key = request.remote or "", request.headers.get("X-API-Key") or ""
         self.addresses[address] += 1
-        headers, faults = request.headers, self.fates.faults
-        if not headers.get("User-Agent"):
-            return answers.page(403), "no_user_agent"
-        key = headers.get("X-API-Key")
-        if not key:
-            return answers.error(2102), "no_key"
-        if self.config.keys and key not in self.config.keys:
-            return answers.error(2101), "bad_key"
+        mine = self.tallies.setdefault((address, is_report), Tally())
+        keys = self.key_tallies.setdefault(fingerprint(key), Tally())
+        faults = self.fates.faults
         rate, burst = (
             (faults.report_limit_per_s, faults.report_burst)
             if is_report
             else (faults.other_limit_per_s, faults.other_burst)
         )
-        if not rate:
+        over = self._limits[is_report].is_over(address, rate, burst)
+        for tally in (mine, keys):
+            tally.requests += 1
+            tally.over_budget += over
+        stopped = self._stopped(request, address, key, is_report, over)
+        if stopped is None:
             return None, ""
-        seconds = faults.throttle_seconds
-        return self._limits[is_report].refusal(address, rate, burst, seconds), "throttled"
+        answer, name, outcome = stopped
+        for tally in (mine, keys):
+            tally.refuse(name)
+        return answer, outcome
+
+    def _stopped(
+        self, request: web.Request, address: str, key: str, is_report: bool, over: bool
+    ) -> tuple[Answer, str, str] | None:
+        """The answer, its name in the tallies, and the outcome for the metric."""
+        faults = self.fates.faults
+        if not request.headers.get("User-Agent"):
+            return answers.page(403), "page 403", "no_user_agent"
+        if not key:
+            return answers.error(2102), "2102", "no_key"
+        if self.config.keys and key not in self.config.keys:
+            return answers.error(2101), "2101", "bad_key"
+        for sanctions, who in ((self.key_sanctions, key), (self.address_sanctions, address)):
+            if who in sanctions:
+                return (*sanctions[who].answer(), "sanctioned")
+        if over and faults.enforce_limits:
+            seconds = faults.throttle_seconds
+            return (*self._limits[is_report].refusal(address, seconds), "throttled")
+        return None
+
+
+def fingerprint(key: str) -> str:
+    """Tells keys apart in what is shown, without showing them; empty for no key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12] if key else ""
 
 
 def respond(request: web.Request, answer: Answer) -> web.Response:

@@ -90,3 +90,33 @@ def atlas(
         buffer=buffer,
         retry_scale=retry_scale,
     )
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Listen here.  [default: ZEUS_PORT]")
+@click.option("--host", help="Listen on this address only.  [default: all]")
+@click.option(
+    "--interface",
+    default="enp1s0",
+    show_default=True,
+    help="The network interface that carries the source addresses.",
+)
+@click.option(
+    "--v6_n",
+    type=click.IntRange(1, 1024),
+    default=16,
+    show_default=True,
+    help="Source addresses, counted up from IPV6.",
+)
+@click.option("--dev", is_flag=True, help="One source address; the limits stay.")
+def zeus(port: int | None, host: str | None, interface: str, v6_n: int, dev: bool) -> None:
+    """Pass requests on to Bungie within its limits until it is stopped."""
+    from streaming.zeus import process
+
+    settings = Settings.load()
+    process.run(
+        settings,
+        process.Options(
+            port=port or settings.zeus_port, host=host, interface=interface, v6_n=v6_n, dev=dev
+        ),
+    )

@@ -390,6 +390,56 @@ async def test_an_address_above_its_limit_meets_sterner_answers() -> None:
         assert (await api.get("/truth/requests"))[1] == {"127.0.0.1": 41}
 
 
+@pytest.mark.asyncio
+async def test_what_breaks_a_budget_is_counted_whether_it_is_refused_or_not() -> None:
+    """A crawler's promise to keep its limits is checked against this count."""
+    limits = only(report_limit_per_s=10.0, report_burst=5.0, enforce_limits=False)
+    async with simulator(limits) as api:
+        assert [(await api.report(FIRST_ID))[0] for _ in range(8)] == [200] * 8
+        await api.get("/Platform/Settings/")
+        mine = (await api.get("/truth/budgets"))[1]["127.0.0.1"]
+        assert mine["report"] == {"requests": 8, "over_budget": 3, "refused": {}}
+        assert mine["other"] == {"requests": 1, "over_budget": 0, "refused": {}}
+        await api.post("/sim/faults", {"enforce_limits": True})
+        assert await api.code(report_path(FIRST_ID)) == 51
+        mine = (await api.get("/truth/budgets"))[1]["127.0.0.1"]
+        assert mine["report"] == {"requests": 9, "over_budget": 4, "refused": {"51": 1}}
+        assert (await api.get("/truth/requests"))[1] == {"127.0.0.1": 10}
+
+
+@pytest.mark.asyncio
+async def test_a_key_can_be_refused_while_others_go_on() -> None:
+    path = report_path(FIRST_ID)
+    async with simulator() as api:
+        await api.post("/sim/keys", {"key": "bad", "code": 2101})
+        await api.post("/sim/keys", {"key": "slow", "code": 54, "throttle_seconds": 7})
+        assert (await api.get(path, {"X-API-Key": "bad"}))[0] == 401
+        slow = await api.get(path, {"X-API-Key": "slow"})
+        assert (slow[0], slow[1]["ErrorCode"], slow[1]["ThrottleSeconds"]) == (429, 54, 7)
+        assert (await api.get(path, {"X-API-Key": "good"}))[0] == 200
+        await api.post("/sim/keys", {"key": "bad"})
+        assert (await api.get(path, {"X-API-Key": "bad"}))[0] == 200
+        use = (await api.get("/truth/keys"))[1]
+        told = (await api.get("/sim/keys"))[1]
+    assert sorted((t["requests"], tuple(t["refused"])) for t in use.values()) == [
+        (1, ()), (1, ("54",)), (2, ("2101",)),
+    ]  # fmt: skip
+    assert "slow" not in str(use) + str(told)  # somebody may try it with a real one
+
+
+@pytest.mark.asyncio
+async def test_an_address_can_be_shut_out() -> None:
+    async with simulator() as api:
+        await api.post("/sim/addresses", {"address": "127.0.0.1", "page": 403})
+        status, page = await api.report(FIRST_ID)
+        assert (status, "Access denied" in page) == (403, True)
+        await api.post("/sim/addresses", {"address": "127.0.0.1", "code": 36})
+        assert await api.code(report_path(FIRST_ID)) == 36
+        await api.post("/sim/addresses", {"address": "127.0.0.1"})
+        assert (await api.report(FIRST_ID))[0] == 200
+        assert (await api.get("/sim/addresses"))[1] == {}
+
+
 @pytest.mark.parametrize(
     ("accident", "status", "says"),
     [
@@ -397,6 +447,7 @@ async def test_an_address_above_its_limit_meets_sterner_answers() -> None:
         ("bad_gateway", 502, "502 Bad Gateway"),
         ("unavailable", 503, "503 Service Temporarily Unavailable"),
         ("edge_block", 403, "Access denied"),
+        ("challenge", 200, "Just a moment..."),
     ],
 )
 @pytest.mark.asyncio
@@ -475,6 +526,10 @@ async def test_maintenance_closes_systems_by_hand_and_by_window() -> None:
         ("/sim/maintenance", {"on": True, "systems": ["Nope"]}),
         ("/sim/maintenance", {"on": True, "systems": 5}),
         ("/sim/maintenance", {"on": True, "systems": [[]]}),
+        ("/sim/keys", {"code": 2101}),
+        ("/sim/keys", {"key": "a", "code": 1}),
+        ("/sim/addresses", {"address": "127.0.0.1", "page": 418}),
+        ("/sim/addresses", {"address": "127.0.0.1", "pages": 403}),
     ],
 )
 @pytest.mark.asyncio
