@@ -43,10 +43,12 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     # Accidents of requests.
     unexpected: float = 0.0005  # code 1618
     bad_gateway: float = 0.0005  # a 502 page
-    unavailable: float = 0.00005  # a 503 page
+    # This one and the game's throttle speak for the whole service and come together there;
+    # a single one stops a polite crawler for 10 s, so a normal day has one in half an hour.
+    unavailable: float = 0.000002  # a 503 page
     edge_block: float = 0.0  # a 403 page
     challenge: float = 0.0  # a page of the edge with HTTP 200
-    game_throttle: float = 0.00005  # code 1672, every second one with HTTP 200
+    game_throttle: float = 0.000002  # code 1672, every second one with HTTP 200
     reset: float = 0.0005  # connection cut before the answer
     truncated: float = 0.0005  # half of the compressed body, then the connection ends
     broken_json: float = 0.0002  # half of the JSON, with a length that fits

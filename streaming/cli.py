@@ -12,20 +12,27 @@ from raidhub_dagster.settings import Settings
     multiple=True,
     help="A topic's queue, or `relay` for the outbox; can be given again. Default: all.",
 )
+@click.option("--without", multiple=True, help="Not this one of them; can be given again.")
 @click.option(
     "--slots", type=click.IntRange(1, 200), help="Batches handled at the same time, a topic."
 )
 @click.option("--batch", type=click.IntRange(1, 1000), help="Messages a slot takes at once.")
-def hermes(topics: tuple[str, ...], slots: int | None, batch: int | None) -> None:
+def hermes(
+    topics: tuple[str, ...], without: tuple[str, ...], slots: int | None, batch: int | None
+) -> None:
     """Consume the queues and relay the outbox until it is stopped."""
     from streaming.hermes import process
 
-    unknown = [name for name in topics if name not in process.NAMES]
-    if unknown:
-        raise click.BadParameter(
-            f"{', '.join(unknown)}; there are: {', '.join(process.NAMES)}", param_hint="--topic"
-        )
-    process.run(Settings.load(), topics or process.NAMES, slots=slots, batch=batch)
+    for option, names in (("--topic", topics), ("--without", without)):
+        unknown = [name for name in names if name not in process.NAMES]
+        if unknown:
+            raise click.BadParameter(
+                f"{', '.join(unknown)}; there are: {', '.join(process.NAMES)}", param_hint=option
+            )
+    chosen = [name for name in topics or process.NAMES if name not in without]
+    if not chosen:
+        raise click.UsageError("--without leaves nothing to run")
+    process.run(Settings.load(), chosen, slots=slots, batch=batch)
 
 
 @click.command()

@@ -52,12 +52,15 @@ def run(seconds: int = SECONDS) -> Figures:
 
 def _fetched(running: System) -> int:
     """Reports asked of the simulator so far."""
-    return sum(h["reports"]["requests"] for h in running.ask("/truth/budgets").values())
+    return sum(each["report"]["requests"] for each in _budgets(running))
 
 
 def _violations(running: System) -> int:
-    budgets = running.ask("/truth/budgets").values()
-    return sum(kind["violations"] for host in budgets for kind in host.values())
+    return sum(kind["over_budget"] for each in _budgets(running) for kind in each.values())
+
+
+def _budgets(running: System) -> list[dict[str, dict[str, int]]]:
+    return list(running.ask("/truth/budgets").values())
 
 
 if __name__ == "__main__":
