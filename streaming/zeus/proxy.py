@@ -163,7 +163,7 @@ class Proxy:
             whole, age_s = await self._share(path, passed)
             if whole is not None:
                 answer = CIMultiDict(whole.headers)
-                if age_s:
+                if age_s is not None:
                     answer["Age"] = str(int(age_s))
                 return web.Response(
                     status=whole.status, reason=whole.reason, headers=answer, body=whole.body
@@ -181,8 +181,8 @@ class Proxy:
 
     # --- one answer for several callers ---------------------------------------------------------
 
-    async def _share(self, path: str, passed: dict[str, str]) -> tuple[Whole | None, float]:
-        """The answer and its age; None when it is too long to be shared."""
+    async def _share(self, path: str, passed: dict[str, str]) -> tuple[Whole | None, float | None]:
+        """The answer, None when it is too long to be shared; and its age when it was kept."""
         question = (path, tuple(passed.items()))
         keeps = may_be_kept(path)
         if keeps and (found := self._memory.get(question)) is not None:
@@ -198,7 +198,7 @@ class Proxy:
                 self._memory.put(question, whole)
             return whole
 
-        return await self._flights.join(question, ask), 0.0
+        return await self._flights.join(question, ask), None
 
     # --- the request upstream -------------------------------------------------------------------
 
