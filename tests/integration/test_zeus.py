@@ -552,3 +552,17 @@ async def test_a_defect_of_ours_is_answered_and_tells_its_place_only(
 
 def _samples(metric: Any) -> list[Any]:
     return [sample for family in metric.collect() for sample in family.samples]
+
+
+async def test_a_malformed_request_does_not_log_its_key(caplog: pytest.LogCaptureFixture) -> None:
+    """The HTTP library words its own errors, and may quote what it could not read."""
+    caplog.set_level(logging.DEBUG)
+    async with simulator() as api, zeus(api.url) as proxy:
+        port = int(proxy.url.rpartition(":")[2])
+        for line in (f"X-API-Key: {KEY}\x00", f"X-API-Key {KEY}", f"X-API-Key: {KEY}\r\n bad\x01"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {REPORT} HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+            assert (await reader.readline()).split()[1] in (b"400", b"401")
+            writer.close()
+        assert await api.requests() == {}
+    assert KEY not in caplog.text
