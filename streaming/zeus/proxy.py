@@ -18,7 +18,7 @@ from raidhub_dagster.monitoring import metrics
 from streaming.zeus import envelope, headers, look
 from streaming.zeus.envelope import RefusedError
 from streaming.zeus.gate import Gate, TooBusyError
-from streaming.zeus.shared import MOST_BODY_BYTES, Flights, Memory, Whole, may_be_kept
+from streaming.zeus.shared import MOST_BODY_BYTES, MOST_FLIGHTS, Flights, Memory, Whole, may_be_kept
 from streaming.zeus.traffic import Host, News, Sent, Traffic
 from streaming.zeus.upstream import Upstream, kind_of
 
@@ -159,6 +159,7 @@ class Proxy:
             and method == "GET"
             and path.startswith(_PLATFORM)
             and headers.CONDITIONS.isdisjoint(passed)
+            and len(self._flights) < MOST_FLIGHTS
         ):
             whole, age_s = await self._share(path, passed)
             if whole is not None:

@@ -422,6 +422,25 @@ async def test_a_success_is_kept_for_seconds_and_a_failure_is_not() -> None:
         assert [await asked("/Platform/GroupV2/1/") for _ in range(2)] == [1, 1]
 
 
+async def test_bodies_held_for_sharing_are_bounded() -> None:
+    """A thousand slow questions must cost a thousand streams, not a thousand bodies."""
+    release, asked = asyncio.Event(), 0
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        await release.wait()
+        return web.json_response({"Response": {}, "ErrorCode": 1})
+
+    async with serving(handler) as upstream, zeus(upstream) as proxy:
+        paths = [f"/Platform/GroupV2/{n}/" for n in range(300)]
+        callers = [asyncio.create_task(proxy.get(path)) for path in paths]
+        await until(lambda: asked == 300)
+        assert len(proxy.proxy._flights) == 256
+        release.set()
+        assert {status for status, _ in await asyncio.gather(*callers)} == {200}
+
+
 async def test_reports_are_never_shared_nor_kept() -> None:
     """404 means "not yet": an answer from before would hold the crawl back."""
     async with simulator(latency_ms=50.0, latency_sigma=0.0) as api, zeus(api.url) as proxy:

@@ -82,7 +82,9 @@ async def zeus(
     async with (
         opened(settings, addresses, news.append, deadline_s=deadline_s, **more) as (proxy, how),
         aiohttp.ClientSession(
-            auto_decompress=False, skip_auto_headers=("Accept-Encoding",)
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding",),
         ) as session,
     ):
         runner = web.ServerRunner(server_of(proxy), shutdown_timeout=1)
