@@ -11,6 +11,7 @@ from streaming.zeus.traffic import Host, Traffic
 LONGEST_WAIT_S = 10.0
 # The loop's timers are whole milliseconds: sooner would be a turn in vain.
 _SOONEST_S = 0.001
+_LONGEST_RETRY_S = 4096.0
 
 
 class TooBusyError(Exception):
@@ -94,10 +95,17 @@ class Gate:
             self._waiters.popleft().set_result(address)
 
     def _retry_s(self, now: float) -> float:
-        """When as many can have left as wait now; whole seconds, at least one."""
-        seconds = 1.0
-        while seconds < 3600:
-            if self._traffic.supply(self._host, now, now + seconds) >= self._waiting + 1:
-                break
-            seconds *= 2
-        return seconds
+        """When all who wait now, and one more, can have left: to the second, at least one."""
+        wanted = self._waiting + 1
+        early, late = 0.0, 1.0
+        while (
+            late < _LONGEST_RETRY_S and self._traffic.supply(self._host, now, now + late) < wanted
+        ):
+            early, late = late, late * 2
+        while late - early > 1:
+            middle = (early + late) // 2
+            if self._traffic.supply(self._host, now, now + middle) < wanted:
+                early = middle
+            else:
+                late = middle
+        return late

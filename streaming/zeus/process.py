@@ -1,6 +1,7 @@
 """Zeus as a process: puts its parts together, says what it runs on, and ends on SIGTERM."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -136,14 +137,32 @@ async def opened(
             proxy.close()
 
 
+class _Discreet(logging.Filter):
+    """aiohttp quotes a request that it could not read, with its key: only the kind passes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None:
+            record.msg, record.args = "%s: %s", (record.getMessage(), kind.__name__)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.action = "zeus_request_unreadable"
+        return True
+
+
+_server_log = logging.getLogger(f"{__name__}.server")
+_server_log.addFilter(_Discreet())
+
+
 def server_of(proxy: Proxy) -> web.Server:
     """Aiohttp's server without an application around it: routes would cost and are not needed."""
     return web.Server(
         proxy.handle,
         handler_cancellation=True,  # whoever leaves ends his request upstream too
         access_log=None,
+        logger=_server_log,
         keepalive_timeout=_IDLE_S,
-        lingering_time=0,  # bodies are not read: only GET and HEAD are served
+        lingering_time=1,  # so long a body that nobody asked for may come: then its 405 arrives
     )
 
 
@@ -158,6 +177,10 @@ async def _listen(proxy: Proxy, options: Options, stopping: asyncio.Event) -> No
                 f"cannot listen on port {options.port}: {error.strerror or error};"
                 " set another ZEUS_PORT"
             ) from None
+        # What is here now stays: the collector need not look at it again and again, which would
+        # hold up whatever is on its way for some milliseconds each time.
+        gc.collect()
+        gc.freeze()
         log.info("Zeus listens on port %d", options.port, extra={"action": "zeus_started"})
         await stopping.wait()
         log.info("Zeus lets running requests end", extra={"action": "zeus_draining"})
@@ -177,7 +200,7 @@ class Condition:
         """The gauges are computed when they are read: a pause ends without anybody's doing."""
         for number in range(self._count):
             metrics.ZEUS_ADDRESS_PAUSED.labels(number).set_function(
-                partial(self._is_paused, number)
+                partial(self._is_silent, number)
             )
         for number in range(len(self._traffic.keys)):
             metrics.ZEUS_KEY_QUARANTINED.labels(number).set_function(
@@ -217,8 +240,8 @@ class Condition:
             ],
         }
 
-    def _is_paused(self, number: int) -> bool:
-        return self._traffic.is_paused(number, self._clock())
+    def _is_silent(self, number: int) -> bool:
+        return self._traffic.is_silent(number, self._clock())
 
     def _addresses_problem(self) -> str | None:
         paused = self._traffic.pauses(self._clock())

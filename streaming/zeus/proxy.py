@@ -18,7 +18,7 @@ from raidhub_dagster.monitoring import metrics
 from streaming.zeus import envelope, headers, look
 from streaming.zeus.envelope import RefusedError
 from streaming.zeus.gate import Gate, TooBusyError
-from streaming.zeus.shared import MOST_BODY_BYTES, Flights, Memory, Whole, may_be_kept
+from streaming.zeus.shared import MOST_BODY_BYTES, MOST_FLIGHTS, Flights, Memory, Whole, may_be_kept
 from streaming.zeus.traffic import Host, News, Sent, Traffic
 from streaming.zeus.upstream import Upstream, kind_of
 
@@ -159,11 +159,12 @@ class Proxy:
             and method == "GET"
             and path.startswith(_PLATFORM)
             and headers.CONDITIONS.isdisjoint(passed)
+            and len(self._flights) < MOST_FLIGHTS
         ):
             whole, age_s = await self._share(path, passed)
             if whole is not None:
                 answer = CIMultiDict(whole.headers)
-                if age_s:
+                if age_s is not None:
                     answer["Age"] = str(int(age_s))
                 return web.Response(
                     status=whole.status, reason=whole.reason, headers=answer, body=whole.body
@@ -181,8 +182,8 @@ class Proxy:
 
     # --- one answer for several callers ---------------------------------------------------------
 
-    async def _share(self, path: str, passed: dict[str, str]) -> tuple[Whole | None, float]:
-        """The answer and its age; None when it is too long to be shared."""
+    async def _share(self, path: str, passed: dict[str, str]) -> tuple[Whole | None, float | None]:
+        """The answer, None when it is too long to be shared; and its age when it was kept."""
         question = (path, tuple(passed.items()))
         keeps = may_be_kept(path)
         if keeps and (found := self._memory.get(question)) is not None:
@@ -198,7 +199,7 @@ class Proxy:
                 self._memory.put(question, whole)
             return whole
 
-        return await self._flights.join(question, ask), 0.0
+        return await self._flights.join(question, ask), None
 
     # --- the request upstream -------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from multidict import CIMultiDict
 
 # Longer bodies are not shared: they stream, to each caller its own.
-MOST_BODY_BYTES = 4 * 1024 * 1024
+MOST_BODY_BYTES = 1024 * 1024
+# So many bodies are held for sharing at once; who comes then streams its own.
+MOST_FLIGHTS = 256
 _MOST_ENTRIES = 1000
 _MOST_BYTES = 32 * 1024 * 1024
 
@@ -66,7 +68,7 @@ class Memory:
         return None if found is None else (found[1], self._clock() - found[0])
 
     def put(self, question: Question, answer: Whole) -> None:
-        if not self._keep_s or len(answer.body) > _MOST_BYTES // 8:
+        if not self._keep_s or len(answer.body) > MOST_BODY_BYTES:
             return
         self._expire()
         self._drop(question)

@@ -145,8 +145,11 @@ class Traffic:
         share = backoff.share(now)
         return sum(lane.inflow(now, when, share) for lane in self._lanes[host])
 
-    def is_paused(self, address: int, now: float) -> bool:
-        return self._ladders[address].is_paused(now)
+    def is_silent(self, address: int, now: float) -> bool:
+        """True while nothing leaves from the address, by its own pause or by everybody's."""
+        return self._ladders[address].is_paused(now) or all(
+            backoff.is_paused(now) for backoff in self._backoffs.values()
+        )
 
     def pauses(self, now: float) -> dict[int, float]:
         """Number of each paused address -> seconds left."""

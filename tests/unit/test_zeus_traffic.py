@@ -116,6 +116,8 @@ def test_the_game_servers_throttle_stops_both_hosts(status: int) -> None:
         assert subject.take(host, NOW + 9.9) is None
         assert subject.ready_at(host, NOW) > NOW + 10
         assert subject.back_off_s(host, NOW) == 10
+    assert all(subject.is_silent(n, NOW + 9.9) for n in range(4))
+    assert not any(subject.is_silent(n, NOW + 10) for n in range(4))
     later = drain(subject, Host.STATS, NOW + 12)
     assert len(later) == 4 * 20 * 2  # half of 40/s, for 2 s, and no burst
 
@@ -127,6 +129,7 @@ def test_a_503_page_stops_the_host_it_came_from() -> None:
     assert (news.what, news.host) == (What.BACKED_OFF, Host.WWW)
     assert subject.take(Host.WWW, NOW + 9.9) is None
     assert subject.take(Host.STATS, NOW + 0.1) is not None
+    assert not subject.is_silent(0, NOW + 1)
 
 
 def test_maintenance_is_no_throttle() -> None:
