@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extras import execute_values
 
+from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.messaging.publisher import Publisher
@@ -173,7 +174,7 @@ def test_the_loops_carry_on_when_servers_come_and_go(settings: Settings) -> None
     threads = Threads()
     with connected(settings, "test") as connection, Publisher(settings, "relay") as publisher:
         fill(connection, [("player_crawl", 1)])
-        loops = relay.loops(settings, publisher, threads)
+        loops = relay.loops(settings, publisher, threads, Alerts(None, footer="test"))
         running = [threads.start(loop.name, loop.run) for loop in loops]
         problems = {loop.name: loop.problem for loop in loops}
         try:
