@@ -1,10 +1,9 @@
 """The slots of one topic: who takes which message, and how their number changes while they run."""
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from streaming.hermes.slot import Held, Slot
@@ -32,48 +31,38 @@ class Slots:
         self._make = make
         self._threads = threads
         self._clock = clock
-        self._waiting: queue.SimpleQueue[Held | None] = queue.SimpleQueue()  # None only wakes
         self._collecting = threading.Lock()
         self._lock = threading.Lock()  # of what follows
+        self._changed = threading.Condition(self._lock)  # waited for by the slot that collects
+        self._waiting: deque[Held] = deque()
         self._allowed = 0
-        self._running: dict[Slot, threading.Thread | None] = {}
+        self._running: dict[Slot, threading.Thread] = {}
         self._resting = 0
         self._started = 0
 
     @property
     def waiting(self) -> int:
         """Messages held and in no slot."""
-        return self._waiting.qsize()
-
-    @property
-    def running(self) -> int:
-        with self._lock:
-            return len(self._running)
+        return len(self._waiting)
 
     def allow(self, number: int) -> None:
         """From now on `number` slots."""
-        with self._lock:
+        with self._changed:
             self._allowed = number
-        self._reinforce()
-        self._wake()
+            self._reinforce()
+            self._changed.notify()  # its end lets the next one ask whether it has to end too
 
     def give(self, held: Held) -> None:
-        self._waiting.put(held)
-        self._reinforce()
+        with self._changed:
+            self._waiting.append(held)
+            self._reinforce()
+            self._changed.notify()
 
     def take_back(self) -> list[Held]:
         """What is in no slot yet."""
-        found: list[Held] = []
-        took_wake = False
-        with suppress(queue.Empty):
-            while True:
-                held = self._waiting.get_nowait()
-                if held is None:
-                    took_wake = True
-                else:
-                    found.append(held)
-        if took_wake:
-            self._wake()
+        with self._lock:
+            found = list(self._waiting)
+            self._waiting.clear()
         return found
 
     def problem(self) -> str | None:
@@ -84,7 +73,8 @@ class Slots:
 
     def end(self) -> None:
         """Once the process stops: nobody takes anything any more."""
-        self._wake()  # the slot that collects; its end wakes the next
+        with self._changed:
+            self._changed.notify()
 
     def are_alive(self) -> bool:
         return any(thread.is_alive() for thread in self._threads_of_slots())
@@ -96,26 +86,21 @@ class Slots:
 
     def _threads_of_slots(self) -> list[threading.Thread]:
         with self._lock:
-            return [thread for thread in self._running.values() if thread is not None]
-
-    def _wake(self) -> None:
-        if self.running:
-            self._waiting.put(None)
+            return list(self._running.values())
 
     def _reinforce(self) -> None:
-        """Starts slots for what nobody at rest can take."""
-        with self._lock:
-            while (
-                len(self._running) < self._allowed
-                and self._waiting.qsize() > self._resting * self._topic.batch
-                and not self._threads.stopping.is_set()
-            ):
-                slot = self._make()
-                self._running[slot] = None  # before its thread asks whether it is one too many
-                self._resting += 1
-                self._started += 1
-                name = f"{self._topic.name}-{self._started}"
-                self._running[slot] = self._threads.start(name, partial(self._run, slot))
+        """Starts slots for what nobody at rest can take; the caller holds the lock."""
+        while (
+            len(self._running) < self._allowed
+            and len(self._waiting) > self._resting * self._topic.batch
+            and not self._threads.stopping.is_set()
+        ):
+            slot = self._make()
+            self._resting += 1
+            self._started += 1
+            name = f"{self._topic.name}-{self._started}"
+            # The thread asks for the lock before anything else, so it finds itself among these.
+            self._running[slot] = self._threads.start(name, partial(self._run, slot))
 
     def _run(self, slot: Slot) -> None:
         try:
@@ -134,34 +119,25 @@ class Slots:
         One slot collects at a time: few messages make one batch, not one for each slot.
         """
         batch: list[Held] = []
-        wait_s: float | None = None  # for the first one: as long as it takes
         closes_at = 0.0
-        with self._collecting:
+        with self._collecting, self._changed:
             while len(batch) < self._topic.batch and not self._threads.stopping.is_set():
-                if not batch and self._is_one_too_many(slot):
-                    return []
-                try:
-                    held = self._waiting.get(timeout=wait_s)
-                except queue.Empty:
+                if not batch and len(self._running) > self._allowed:
+                    del self._running[slot]
                     break
-                if held is None or held.is_stale:
-                    continue
-                batch.append(held)
-                if wait_s is None:
-                    closes_at = self._clock() + self._topic.batch_wait_s
-                wait_s = max(0.0, closes_at - self._clock())
-            with self._lock:
-                self._resting -= 1
-        if self._threads.stopping.is_set():
-            return []  # the broker gives them to somebody else
-        self._reinforce()
-        return batch
-
-    def _is_one_too_many(self, slot: Slot) -> bool:
-        """Whether this slot leaves; then it is no longer one of the running."""
-        with self._lock:
-            if len(self._running) <= self._allowed:
-                return False
-            del self._running[slot]
+                if self._waiting:
+                    held = self._waiting.popleft()
+                    if held.is_stale:
+                        continue
+                    if not batch:
+                        closes_at = self._clock() + self._topic.batch_wait_s
+                    batch.append(held)
+                elif not batch:
+                    self._changed.wait()
+                elif not self._changed.wait(max(0.0, closes_at - self._clock())):
+                    break
             self._resting -= 1
-            return True
+            if self._threads.stopping.is_set():
+                return []  # the broker gives them to somebody else
+            self._reinforce()
+        return batch

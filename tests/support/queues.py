@@ -43,6 +43,8 @@ class Trial:
     open_error: list[Exception] = field(default_factory=list)  # raised by the next openings
     batches: list[list[Delivery]] = field(default_factory=list)
     given_up: list[Delivery] = field(default_factory=list)
+    opened: int = 0
+    closed: int = 0
 
     @property
     def bodies(self) -> list[bytes]:
@@ -57,6 +59,7 @@ class Trial:
     def _open(self, _settings: Settings) -> "Trial":
         if self.open_error:
             raise self.open_error.pop()
+        self.opened += 1
         return self
 
     def handle(self, deliveries: Sequence[Delivery]) -> Sequence[Exception | None]:
@@ -74,7 +77,7 @@ class Trial:
         self.given_up.append(delivery)
 
     def close(self) -> None:
-        """Nothing to close."""
+        self.closed += 1
 
 
 @contextmanager
