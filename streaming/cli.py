@@ -13,7 +13,9 @@ from raidhub_dagster.settings import Settings
     help="A topic's queue, or `relay` for the outbox; can be given again. Default: all.",
 )
 @click.option(
-    "--slots", type=click.IntRange(1, 200), help="Batches handled at the same time, a topic."
+    "--slots",
+    type=click.IntRange(1, 200),
+    help="Batches handled at the same time, a topic. Without it they follow the queue.",
 )
 @click.option("--batch", type=click.IntRange(1, 1000), help="Messages a slot takes at once.")
 def hermes(topics: tuple[str, ...], slots: int | None, batch: int | None) -> None:

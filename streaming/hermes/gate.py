@@ -28,7 +28,7 @@ from streaming.hermes.threads import Threads
 log = logging.getLogger(__name__)
 
 _EXCHANGE_S = 5.0  # how late another process hears that a worker met maintenance
-_RETRY_S = 15.0  # after a poll that failed
+_RETRY_S = 15.0  # after a poll that failed, or a worker that met maintenance
 _FRESH_S = 2 * POLL_S  # an older state of the table opens nothing
 _SILENT_S = 300.0  # without a successful poll, before people are told
 
@@ -123,6 +123,9 @@ class Poller:
             if observed.age_s <= _FRESH_S:
                 self._gate.observe({name: observed.enabled}, now - observed.age_s)
         untold = self._gate.take_untold()
+        if untold:
+            # The answer did not say which system is off: Bungie does, and the others open again.
+            self._poll_at = min(self._poll_at, now + _RETRY_S)
         if now >= self._poll_at:
             state = self._poll(client)
             self._poll_at = now + (POLL_S if state else _RETRY_S)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from raidhub_dagster.bungie.client import BungieClient
 from raidhub_dagster.bungie.protocol import Endpoints
 from raidhub_dagster.discord.alerts import Alerts
-from raidhub_dagster.errors import MaintenanceError
+from raidhub_dagster.errors import ConfigurationError, MaintenanceError
 from raidhub_dagster.monitoring.health import Note
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, find_program, free_port
@@ -174,6 +174,12 @@ class Asker:
         return self.gate.off(("Destiny2", "Groups"))
 
 
+def test_a_missing_key_is_told_before_anything_runs(settings_for: SettingsFor) -> None:
+    """Else every topic that needs Bungie would stay closed, and nobody would know why."""
+    with pytest.raises(ConfigurationError, match="BUNGIE_API_KEY"):
+        Poller(settings_for(), Gate(), Alerts(None, footer="test"))
+
+
 def with_key(settings_for: SettingsFor, *parts: dict[str, Any], base: str) -> Settings:
     return settings_for(*parts, bungie_url_base=base, bungie_api_key=SecretStr("key"))
 
@@ -199,7 +205,9 @@ def test_the_poller_follows_what_bungie_says_once_a_minute(
         step(0)  # shared at once, though no poll is due
         with connected(asker.settings, "test") as connection:
             assert not api_state.read(connection)["Destiny2"].enabled
-        step(60)
+        step(14)
+        assert asker.off == ["Destiny2", "Groups"]
+        step(1)  # sooner than usual: only Bungie can tell which of a topic's systems it was
         assert asker.off == []
 
 

@@ -123,6 +123,41 @@ def test_a_connection_lost_while_the_number_falls_loses_nothing(settings: Settin
     assert ready(settings, TRIAL) == ready(settings, "trial.parked") == 0
 
 
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_number_that_never_rests_handles_everything_once(settings: Settings, batch: int) -> None:
+    """Up and down some ten times a second: no delivery is dropped, forgotten or handled again."""
+    contest = [False]
+    trial = Trial()
+    topic = trial.topic(limits=Limits(1, 12, 1, 12), scaling=QUICK, batch=batch)
+    bodies: list[bytes] = []
+    publish(settings, topic)
+    turning = threading.Event()
+
+    def turn() -> None:
+        while not turning.wait(0.05):
+            contest[0] = not contest[0]
+
+    turner = threading.Thread(target=turn)
+    downwards = metrics.QUEUE_SCALING_DECISIONS.labels(TRIAL, "down")._value
+    enough = downwards.get() + 8
+    with consuming(settings, topic, is_contest=lambda: contest[0]) as consumer:
+        until(lambda: consumer.problem() is None)
+        turner.start()
+        try:
+            while downwards.get() < enough:
+                assert len(bodies) < 50_000, "the number does not fall"
+                chunk = [b"%d" % n for n in range(len(bodies), len(bodies) + 50)]
+                publish(settings, topic, *chunk)
+                bodies += chunk
+            until(lambda: len(trial.bodies) >= len(bodies) and ready(settings, TRIAL) == 0)
+        finally:
+            turning.set()
+            turner.join()
+    assert Counter(trial.bodies) == Counter(bodies)
+    assert ready(settings, TRIAL) == 0
+    assert trial.closed == trial.opened
+
+
 def test_no_more_is_held_than_the_new_number_of_slots_can_take(settings: Settings) -> None:
     held = Held()
     trial = Trial(held)
