@@ -23,6 +23,7 @@ _COMMANDS = {
     "seed": "raidhub_dagster.commands.schema",
     "ingest": "raidhub_dagster.commands.ingest",
     "verify": "raidhub_dagster.commands.verify",
+    "queues": "raidhub_dagster.commands.queues",
     "bench": "raidhub_dagster.commands.bench",
     "zeus": "streaming.cli",
     "atlas": "streaming.cli",

@@ -14,7 +14,9 @@ from raidhub_dagster.settings import Settings
 )
 @click.option("--without", multiple=True, help="Not this one of them; can be given again.")
 @click.option(
-    "--slots", type=click.IntRange(1, 200), help="Batches handled at the same time, a topic."
+    "--slots",
+    type=click.IntRange(1, 200),
+    help="Batches handled at the same time, a topic. Without it they follow the queue.",
 )
 @click.option("--batch", type=click.IntRange(1, 1000), help="Messages a slot takes at once.")
 def hermes(

@@ -11,7 +11,14 @@ from prometheus_client.exposition import choose_encoder
 
 from raidhub_dagster.errors import ConfigurationError
 
-# None when all is well, else the reason in a few words. Called from the server's threads.
+
+class Note(str):
+    """What a check tells without failing: nothing is wrong here, but a reader wants to know."""
+
+    __slots__ = ()
+
+
+# None or a Note when all is well, else the reason in a few words. Called from the server's threads.
 Check = Callable[[], str | None]
 
 
@@ -51,8 +58,8 @@ def serve(port: int, checks: Mapping[str, Check], *, variable: str) -> HealthSer
     """Starts the server in a thread; port 0 takes a free one.
 
     /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
-    each check is "ok" or its reason. Raises ConfigurationError naming `variable`, the setting that
-    chose the port, when it is taken.
+    each check is "ok", its reason or its Note. Raises ConfigurationError naming `variable`, the
+    setting that chose the port, when it is taken.
     """
     return HealthServer(port, checks, variable)
 
@@ -68,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content_type, encode(REGISTRY))
         elif path == "/healthz":
             results = {name: _result(check) for name, check in self.checks.items()}
-            well = all(result == "ok" for result in results.values())
+            well = all(result == "ok" or isinstance(result, Note) for result in results.values())
             body = {"status": "ok" if well else "failing", "checks": results}
             self._answer(200 if well else 503, "application/json", json.dumps(body).encode())
         else:

@@ -143,7 +143,7 @@ ZEUS_KEY_QUARANTINED = Gauge(
 
 # Queues.
 
-QUEUE_WORKER_COUNT = Gauge("queue_worker_count", "Slots of a topic.", ("queue_name",))
+QUEUE_WORKER_COUNT = Gauge("queue_worker_count", "Workers of a topic.", ("queue_name",))
 QUEUE_DEPTH = Gauge("queue_depth", "Messages ready, or held and not yet handled.", ("queue_name",))
 QUEUE_PARKED_MESSAGES = Gauge(
     "queue_parked_messages", "Messages in the parking queue of a topic.", ("queue_name",)

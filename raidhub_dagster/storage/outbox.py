@@ -19,7 +19,9 @@ _SQL = load("postgres", "outbox")
 
 class Backlog(NamedTuple):
     unsent: int
-    oldest_s: float  # 0 when nothing waits
+    oldest_s: float  # 0 when nothing waits, here and below
+    oldest_message_s: float
+    oldest_row_s: float  # of ClickHouse's
 
 
 def relay_messages(

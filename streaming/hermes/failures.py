@@ -11,19 +11,26 @@ from typing import Any
 
 import psycopg2
 
-from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.errors import MaintenanceError, PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import PERSISTENT, Message, is_count
+from raidhub_dagster.messaging.parking import (
+    ATTEMPTS,
+    ERROR,
+    FIRST_FAILURE,
+    LAST_ERROR,
+    ORIGIN,
+    PARKED_AT,
+    REASON,
+    RETRY_COUNT,
+    VERSION,
+    without_brokers_notes,
+)
 from raidhub_dagster.storage.postgres import is_connection_lost
-from streaming.hermes.topic import Delivery, Topic
+from streaming.hermes.topic import Delivery, PostponedError, Topic
 
-RETRY_COUNT = "x-retry-count"
-FIRST_FAILURE = "x-first-failure"
-LAST_ERROR = "x-last-error"
-ORIGIN = "x-origin"
 _ERROR_LENGTH = 500
-_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death")
 
 # Read-only after a failover, no such schema or table yet, conflicts, disk or memory full, locks and
 # time-outs, the server's own troubles. A unique violation is not here: it can be for ever.
@@ -32,12 +39,22 @@ _SQLSTATES = ("08", "25006", "3F", "40", "42", "53", "55P03", "57", "58")
 
 class Treatment(Enum):
     PAUSE = "infrastructure"  # not the message's fault: the slot waits and tries it again
+    MAINTENANCE = "maintenance"  # nor is this: it goes back until Bungie is there again
+    POSTPONE = "postponed"  # nor this: it waits where its handler said
     RETRY = "retry"
     POISON = "poison"
     EXHAUSTED = "exhausted"
 
 
+PARKING = frozenset({Treatment.POISON, Treatment.EXHAUSTED})
+
+
 def treatment_of(error: Exception, topic: Topic, delivery: Delivery) -> Treatment:
+    if isinstance(error, PostponedError):
+        return Treatment.POSTPONE
+    if isinstance(error, MaintenanceError):
+        # A topic that names no system has nothing to wait for: its slot looks again after a pause.
+        return Treatment.MAINTENANCE if topic.systems else Treatment.PAUSE
     if is_infrastructure(error):
         return Treatment.PAUSE
     if isinstance(error, PermanentError):
@@ -70,13 +87,18 @@ def parked_message(
 ) -> Message:
     """The same message for the parking queue, with what a person needs to decide about it."""
     headers = {
-        "reason": treatment.value,
-        "error": _text(error),
-        "attempts": retries_of(delivery) + 1,
-        "parked_at": now.isoformat(),
-        "version": version("raidhub-dagster"),
+        REASON: treatment.value,
+        ERROR: _text(error),
+        ATTEMPTS: retries_of(delivery) + 1,
+        PARKED_AT: now.isoformat(),
+        VERSION: version("raidhub-dagster"),
     }
     return _again(topology.parked_queue(topic.name), topic, delivery, error, now, headers)
+
+
+def postponed_message(delivery: Delivery, error: PostponedError) -> Message:
+    """The same message for its wait queue; nothing is noted on it, since nothing went wrong."""
+    return _copy(error.queue, delivery, without_brokers_notes(delivery.headers))
 
 
 def _again(
@@ -87,28 +109,27 @@ def _again(
     now: datetime,
     headers: dict[str, Any],
 ) -> Message:
-    """Body and own headers unchanged; the broker's notes about the last round are left out."""
-    own = {k: v for k, v in delivery.headers.items() if not k.startswith(_BROKERS_OWN)}
-    first_failure = own.get(FIRST_FAILURE, now.isoformat())
+    """Body and own headers unchanged, and ours on top."""
+    own = without_brokers_notes(delivery.headers)
+    notes = {
+        FIRST_FAILURE: own.get(FIRST_FAILURE, now.isoformat()),
+        LAST_ERROR: _text(error),
+        ORIGIN: topic.name,
+    }
+    return _copy(queue, delivery, own | notes | headers)
+
+
+def _copy(queue: str, delivery: Delivery, headers: dict[str, Any]) -> Message:
     kept = {
         "message_id": delivery.message_id,
         "content_type": delivery.content_type,
         "content_encoding": delivery.content_encoding,
     }
+    properties = {name: value for name, value in kept.items() if value is not None}
     return Message(
         queue,
         delivery.body,
-        {
-            "delivery_mode": PERSISTENT,
-            **{name: value for name, value in kept.items() if value is not None},
-            "headers": {
-                **own,
-                FIRST_FAILURE: first_failure,
-                LAST_ERROR: _text(error),
-                ORIGIN: topic.name,
-                **headers,
-            },
-        },
+        {"delivery_mode": PERSISTENT, **properties, "headers": headers},
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import psycopg2
 
+from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import health, logs
@@ -15,6 +16,8 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes import relay
 from streaming.hermes.consumer import Consumer, declare
+from streaming.hermes.contest import Contest
+from streaming.hermes.gate import Gate, Poller
 from streaming.hermes.loop import Loop
 from streaming.hermes.threads import Threads
 from streaming.hermes.topic import Limits, Topic
@@ -45,12 +48,30 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     ]
     threads = Threads()
     publisher = Publisher(settings, "hermes-publisher", declare=lambda c: declare(c, *topics))
+    alerts = Alerts(settings.atlas_webhook_url, footer="hermes", role_id=settings.alerts_role_id)
+    gate = Gate()
+    contest = Contest(settings)
     runners: list[Consumer | Loop] = []
     for topic in topics:
-        runners.append(Consumer(settings, topic, publisher, threads, grace_s=_GRACE_S))
+        runners.append(
+            Consumer(
+                settings,
+                topic,
+                publisher,
+                threads,
+                alerts=alerts,
+                gate=gate,
+                is_contest=contest.is_on,
+                grace_s=_GRACE_S,
+            )
+        )
         runners.extend(chore(settings, threads) for chore in topic.chores)
+    if any(topic.systems for topic in topics):
+        runners.append(Poller(settings, gate, alerts).loop(threads))
+    if topics:
+        runners.append(contest.loop(threads))
     if RELAY in chosen:
-        runners.extend(relay.loops(settings, publisher, threads))
+        runners.extend(relay.loops(settings, publisher, threads, alerts))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threads.stopping.set())
     # A relay beside consumers, both on one machine, needs a port of its own.
@@ -61,7 +82,7 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     )
     checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
     checks["postgres"] = lambda: _ask_postgres(settings)
-    with health.serve(port, checks, variable=variable), publisher:
+    with health.serve(port, checks, variable=variable), publisher, alerts:
         log.info(
             "Hermes runs %s",
             ", ".join(runner.name for runner in runners),

@@ -1,7 +1,7 @@
 """The relay: loops that take effects out of the outbox, each with connections of its own.
 
 Messages and ClickHouse rows leave in separate loops, so that neither waits when the other's
-server is away.
+server is away. A third one measures what is left, tidies up and tells people what takes too long.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.discord.alerts import Alert, Alerts, Colour
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import clickhouse, outbox
+from raidhub_dagster.storage import attention, clickhouse, outbox
 from raidhub_dagster.storage.clickhouse_sender import prune_batches, send_pending
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes.loop import Loop, Step
@@ -24,9 +26,11 @@ from streaming.hermes.threads import Threads
 _NAME = "hermes-relay"
 _BATCH = 500  # past it the rate no longer grows, and a repeat after a crash stays small
 _PRUNE_BATCH = 1000
+_LATE_S = 600.0  # an effect that waits so long does not wait for the next try only
+_LATE_ALERT_EVERY_S = 1800.0
 
 
-def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Loop]:
+def loops(settings: Settings, publisher: Publisher, threads: Threads, alerts: Alerts) -> list[Loop]:
     """The relay's loops, not started."""
 
     @contextmanager
@@ -50,9 +54,7 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
         with connected(settings, f"{_NAME}-upkeep") as connection:
 
             def measure_and_prune() -> bool:
-                backlog = outbox.backlog(connection)
-                metrics.OUTBOX_UNSENT.set(backlog.unsent)
-                metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_s)
+                watch(connection, alerts)
                 prune_batches(connection, now=datetime.now(UTC))
                 return outbox.prune(connection, limit=_PRUNE_BATCH) == _PRUNE_BATCH
 
@@ -63,6 +65,34 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
         Loop("relay_clickhouse", rows, threads, idle_s=1.0),
         Loop("relay_upkeep", upkeep, threads, idle_s=15.0),
     ]
+
+
+def watch(connection: Connection, alerts: Alerts) -> None:
+    """Measures what is left to be sent, and tells what waits too long or for a person."""
+    backlog = outbox.backlog(connection)
+    metrics.OUTBOX_UNSENT.set(backlog.unsent)
+    metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_s)
+    metrics.CLICKHOUSE_DIRTY_DAYS.set(attention.count_dirty_days(connection))
+    for kind, title, oldest_s in (
+        ("outbox_behind", "Outbox is behind", backlog.oldest_message_s),
+        ("clickhouse_behind", "ClickHouse is behind", backlog.oldest_row_s),
+    ):
+        if oldest_s > _LATE_S:
+            fields = {"Oldest, minutes": int(oldest_s // 60), "Unsent in all": backlog.unsent}
+            alerts.send(Alert(kind, title, Colour.RED, fields, every_s=_LATE_ALERT_EVERY_S))
+    attention.tell_unknown_hashes(connection, lambda unknown: _tell_unknown(alerts, unknown))
+
+
+def _tell_unknown(alerts: Alerts, unknown: attention.UnknownHash) -> None:
+    alerts.send(
+        Alert(
+            f"unknown_hash_{unknown.hash}",
+            "Unknown activity",
+            Colour.ORANGE,
+            {"Hash": unknown.hash, "First id": unknown.first_id, "Reports": unknown.reports},
+            mentions=True,
+        )
+    )
 
 
 def _clickhouse(settings: Settings) -> Client:

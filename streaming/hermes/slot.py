@@ -11,13 +11,23 @@ from typing import Any
 
 from pika.exceptions import AMQPError
 
-from raidhub_dagster.errors import RaidHubError
+from raidhub_dagster.errors import MaintenanceError, RaidHubError
 from raidhub_dagster.messaging.connection import delays
+from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
-from streaming.hermes.failures import Treatment, parked_message, retry_message, treatment_of
-from streaming.hermes.topic import Delivery, Handler, Topic
+from streaming.hermes.breaker import Breaker
+from streaming.hermes.failures import (
+    PARKING,
+    Treatment,
+    parked_message,
+    postponed_message,
+    retry_message,
+    treatment_of,
+)
+from streaming.hermes.gate import Gate
+from streaming.hermes.topic import Delivery, Handler, PostponedError, Topic
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +48,15 @@ class Held:
 
     def acknowledge(self) -> None:
         """From any thread. A lost channel is no error: the message comes again, harmlessly."""
+        self._later(_acknowledge)
+
+    def requeue(self) -> None:
+        """From any thread: the broker gives the message to somebody again, also to us."""
+        self._later(_requeue)
+
+    def _later(self, act: Callable[[Any, int], None]) -> None:
         with suppress(AMQPError):
-            self.connection.add_callback_threadsafe(partial(_acknowledge, self.channel, self.tag))
+            self.connection.add_callback_threadsafe(partial(act, self.channel, self.tag))
 
 
 def _acknowledge(channel: Any, tag: int) -> None:
@@ -47,25 +64,32 @@ def _acknowledge(channel: Any, tag: int) -> None:
         channel.basic_ack(tag)
 
 
+def _requeue(channel: Any, tag: int) -> None:
+    if channel.is_open:
+        channel.basic_nack(tag, requeue=True)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the slots of one topic share."""
+
+    settings: Settings
+    topic: Topic
+    publisher: Publisher
+    gate: Gate
+    breaker: Breaker
+    put_back: Callable[[Held], None]  # for a message that may not be handled now
+    wait: Callable[[float], bool]  # True once the process stops
+    now: Callable[[], datetime]
+    pause_s: float  # the first of those while a server is away
+
+
 class Slot:
     """Used by one thread; owns that thread's handler."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        topic: Topic,
-        publisher: Publisher,
-        wait: Callable[[float], bool],
-        now: Callable[[], datetime],
-        *,
-        pause_s: float,
-    ) -> None:
-        self._settings = settings
-        self._topic = topic
-        self._publisher = publisher
-        self._wait = wait
-        self._now = now
-        self._pause_s = pause_s
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._topic = around.topic
         self._handler: Handler | None = None
         self.problem: str | None = None  # why the slot pauses
 
@@ -75,19 +99,31 @@ class Slot:
         What a lost database or broker kept from being settled is tried again after a pause, as
         long as the channel lives; when the process stops, the broker requeues it.
         """
-        for pause_s in delays(self._pause_s):
+        for pause_s in delays(self._around.pause_s):
             batch = self._attempt([held for held in batch if not held.is_stale])
-            if not batch or self._wait(pause_s):
+            if not batch or self._around.wait(pause_s):
                 break
         self.problem = None
 
     def close(self) -> None:
+        """Ends the handler; the next batch opens another one."""
         handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.close()
+        try:
+            if handler is not None:
+                handler.close()
+        except Exception:
+            log.exception(
+                "A handler of %s did not close",
+                self._topic.name,
+                extra={"action": "handler_not_closed", "queue": self._topic.name},
+            )
 
     def _attempt(self, batch: Sequence[Held]) -> list[Held]:
         """Handles and settles; those that an infrastructure failure left over."""
+        if self._must_stop():
+            for held in batch:
+                self._around.put_back(held)
+            return []
         if not batch:
             return []
         started = time.perf_counter()
@@ -95,15 +131,15 @@ class Slot:
         again: list[Held] = []
         obstacle: Exception | None = None
         for held, error in zip(batch, outcomes, strict=True):
-            if error is not None:
-                # One obstacle is enough: behind it the others would only wait for it too.
-                obstacle = obstacle or self._settle(held.delivery, error)
-                if obstacle is not None:
-                    again.append(held)
-                    continue
-            held.acknowledge()
-            status = "success" if error is None else "error"
-            metrics.QUEUE_MESSAGES_PROCESSED.labels(self._topic.name, status).inc()
+            # One obstacle is enough: behind it the others would only wait for it too.
+            if error is not None and obstacle is not None:
+                again.append(held)
+                continue
+            try:
+                self._settle(held, error)
+            except _ObstacleError as found:
+                obstacle = found.cause
+                again.append(held)
         if obstacle is not None:
             self._pause(obstacle)
         each_s = (time.perf_counter() - started) / len(batch)
@@ -112,34 +148,58 @@ class Slot:
             duration.observe(each_s)
         return again
 
+    def _must_stop(self) -> bool:
+        """True when nothing of this topic may be handled now."""
+        return self._around.breaker.is_open or bool(self._around.gate.off(self._topic.systems))
+
     def _handle(self, deliveries: Sequence[Delivery]) -> Sequence[Exception | None]:
         try:
             return self._opened().handle(deliveries)
+        except MaintenanceError as error:
+            return [error] * len(deliveries)
         except Exception as error:  # noqa: BLE001  each message's failure is logged when settled
-            self._reopen_later()
+            self.close()  # its connection may be broken or inside a failed transaction
             return [error] * len(deliveries)
 
     def _opened(self) -> Handler:
         if self._handler is None:
-            self._handler = self._topic.open(self._settings)
+            self._handler = self._topic.open(self._around.settings)
         return self._handler
 
-    def _settle(self, delivery: Delivery, error: Exception) -> Exception | None:
-        """None once the message is on its retry or parking queue, else what keeps it from there."""
-        treatment = treatment_of(error, self._topic, delivery)
+    def _settle(self, held: Held, error: Exception | None) -> None:
+        """Brings one message to where it belongs. Raises _ObstacleError when that has to wait."""
+        if error is None:
+            self._end(held, "success")
+            self._around.breaker.count(parked=False)
+            return
+        treatment = treatment_of(error, self._topic, held.delivery)
         if treatment is Treatment.PAUSE:
-            return error
+            raise _ObstacleError(error)
+        if treatment is Treatment.MAINTENANCE:
+            self._around.gate.close(self._topic.systems)
+            self._around.put_back(held)
+        elif treatment in PARKING and not self._around.breaker.may_park():
+            self._around.put_back(held)
+        else:
+            self._move(held, error, treatment)
+
+    def _move(self, held: Held, error: Exception, treatment: Treatment) -> None:
+        """To the queue where the message waits now; acknowledged once it is there."""
+        moved = self._message_for(held.delivery, error, treatment)
         try:
-            if treatment is Treatment.RETRY:
-                moved = retry_message(self._topic, delivery, error, self._now())
-            else:
-                moved = parked_message(self._topic, delivery, error, treatment, self._now())
-                self._opened().give_up(delivery, error)
-            self._publisher.publish([moved])
+            if treatment in PARKING:
+                self._opened().give_up(held.delivery, error)
+            self._around.publisher.publish([moved])
         except Exception as obstacle:  # noqa: BLE001  whatever it is, the message stays unacked
-            return obstacle
+            raise _ObstacleError(obstacle) from None
+        if treatment is Treatment.POSTPONE:
+            self._end(held, "success")
+            return
+        self._end(held, "error")
         if treatment is Treatment.RETRY:
             metrics.QUEUE_RETRIES.labels(self._topic.name).inc()
+        else:
+            self._around.breaker.count(parked=True)
         log.warning(
             "Message of %s goes to %s: %s",
             self._topic.name,
@@ -150,10 +210,21 @@ class Slot:
                 "action": "message_failed",
                 "queue": self._topic.name,
                 "treatment": treatment.value,
-                "message_id": delivery.message_id,
+                "message_id": held.delivery.message_id,
             },
         )
-        return None
+
+    def _message_for(self, delivery: Delivery, error: Exception, treatment: Treatment) -> Message:
+        if isinstance(error, PostponedError):
+            return postponed_message(delivery, error)
+        now = self._around.now()
+        if treatment is Treatment.RETRY:
+            return retry_message(self._topic, delivery, error, now)
+        return parked_message(self._topic, delivery, error, treatment, now)
+
+    def _end(self, held: Held, status: str) -> None:
+        held.acknowledge()
+        metrics.QUEUE_MESSAGES_PROCESSED.labels(self._topic.name, status).inc()
 
     def _pause(self, error: Exception) -> None:
         self.problem = f"{type(error).__name__}: {error}".strip()
@@ -163,11 +234,12 @@ class Slot:
             self.problem,
             extra={"action": "slot_paused", "queue": self._topic.name},
         )
-        self._reopen_later()
+        self.close()
 
-    def _reopen_later(self) -> None:
-        """The handler's connection may be broken or inside a failed transaction."""
-        try:
-            self.close()
-        except Exception:
-            log.exception("A handler of %s did not close", self._topic.name)
+
+class _ObstacleError(Exception):
+    """`cause` keeps a message from being settled, and is not the message's fault."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause

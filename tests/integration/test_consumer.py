@@ -19,7 +19,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port, running
 from raidhub_dagster.stack.rabbitmq import EpmdServer, RabbitmqServer
 from raidhub_dagster.storage.postgres import connect
-from streaming.hermes.topic import Delivery
+from streaming.hermes.topic import Delivery, PostponedError
 from tests.support.queues import TRIAL, Trial, channel_of, consuming, publish, ready, take, until
 
 SettingsFor = Callable[..., Settings]
@@ -86,6 +86,62 @@ def test_poison_is_parked_at_once_and_unchanged(settings: Settings) -> None:
     assert parked[0]["reason"] == "poison"
     assert parked[0]["error"] == "PermanentError: not JSON"
     assert parked[0]["x-origin"] == TRIAL
+
+
+def test_a_postponed_message_waits_where_its_handler_says(settings: Settings) -> None:
+    """It failed at nothing: as often as it waits, no retry is counted and nothing is parked."""
+    errors = [PostponedError("withheld", "wait") for _ in range(3)]
+    trial = Trial(failing(*errors))
+    topic = trial.topic(retries=0)
+    counted = metrics.QUEUE_MESSAGES_PROCESSED
+    before = [counted.labels(TRIAL, status)._value.get() for status in ("success", "error")]
+    publish(settings, topic, b"1", message_id="trial:1", headers={"source": "test"})
+    with channel_of(settings) as channel:
+        arguments = {
+            "x-message-ttl": 100,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": TRIAL,
+        }
+        channel.queue_declare("wait", durable=True, arguments=arguments)
+    with consuming(settings, topic):
+        until(lambda: len(trial.bodies) == 4 and ready(settings, TRIAL) == 0)
+    for batch in trial.batches:
+        (delivery,) = batch
+        assert (delivery.body, delivery.message_id) == (b"1", "trial:1")
+        own = {k: v for k, v in delivery.headers.items() if not k.startswith("x-")}
+        assert own == {"source": "test"}
+        assert "x-retry-count" not in delivery.headers
+    assert [ready(settings, q) for q in (TRIAL, "wait", "trial.parked")] == [0, 0, 0]
+    after = [counted.labels(TRIAL, status)._value.get() for status in ("success", "error")]
+    assert [a - b for a, b in zip(after, before, strict=True)] == [4, 0]
+
+
+def test_a_wait_queue_that_is_missing_costs_no_message(settings: Settings) -> None:
+    trial = Trial(failing(*(PostponedError("withheld", "nowhere") for _ in range(3))))
+    topic = trial.topic(retries=0)
+    publish(settings, topic, b"1")
+    with consuming(settings, topic):
+        until(lambda: len(trial.bodies) == 4)
+        until(lambda: ready(settings, TRIAL) == 0)
+    assert ready(settings, "trial.parked") == 0
+
+
+def test_a_handler_that_does_not_close_spares_the_process(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crashed slot would end all topics, for a connection that was broken anyway."""
+
+    class Stubborn(Trial):
+        def close(self) -> None:
+            super().close()
+            raise OSError("broken pipe")
+
+    trial = Stubborn()
+    publish(settings, trial.topic(), b"1")
+    with consuming(settings, trial.topic()):
+        until(lambda: trial.bodies)
+    assert trial.closed == 1
+    assert "did not close" in caplog.text
 
 
 def test_one_bad_message_does_not_spoil_its_batch(settings: Settings) -> None:

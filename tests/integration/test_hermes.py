@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.seeds import seed
 from streaming.cli import hermes
+from streaming.hermes.contest import Contest
+from streaming.hermes.threads import Threads
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import TOPIC, InstanceStore
 from tests.support.queues import consuming, ready, take, until
@@ -299,6 +302,7 @@ def test_a_connection_lost_in_the_middle_of_a_store_costs_nothing(settings: Sett
 
 def test_a_terminated_process_drains_and_relays(settings: Settings, tmp_path: Path) -> None:
     send(settings, *(report_message(16_000_000_000 + n) for n in range(300)))
+    send(settings, Message("subscription_match", b"{}", {"delivery_mode": 2}))  # nobody's topic
     with process(settings, tmp_path / "log") as started:  # all topics and the relay
         until(lambda: stored(settings) >= 100, limit_s=60)
         status, health = healthz(settings)
@@ -308,8 +312,62 @@ def test_a_terminated_process_drains_and_relays(settings: Settings, tmp_path: Pa
         started.send_signal(signal.SIGTERM)
         assert started.wait(40) == 0
     assert stored(settings) + ready(settings, INSTANCE_STORE) == 300
+    assert ready(settings, "subscription_match") == 1
     lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines()]
     assert lines[-1]["action"] == "hermes_stopped"
+
+
+def sample(settings: Settings, line: str) -> float | None:
+    """A value of the process's metrics; None before it has it."""
+    url = f"http://127.0.0.1:{settings.hermes_metrics_port}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=15) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return None
+    found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_a_contest_of_the_definitions_raises_the_workers_within_ten_seconds(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Nobody has to be awake when it begins, nor to restart anything when it is over."""
+    count = 'queue_worker_count{queue_name="instance_store"}'
+    change = "UPDATE definitions.activity_definition SET release_date = now() - interval '1 day',"
+    change += " contest_end = now() + interval '{}' WHERE id = 11"
+
+    def define(until_end: str) -> None:
+        with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+            cursor.execute(change.format(until_end))
+            assert cursor.rowcount == 1
+
+    with process(settings, tmp_path / "log", "--topic", "instance_store"):
+        until(lambda: healthz(settings)[1].get("checks", {}).get("contest") == "ok", limit_s=60)
+        until(lambda: sample(settings, count) == 15)
+        define("1 day")
+        until(lambda: sample(settings, count) == 30, limit_s=10)
+    with process(settings, tmp_path / "log", "--topic", "instance_store", "--slots", "2"):
+        until(lambda: healthz(settings)[1].get("checks", {}).get("contest") == "ok", limit_s=60)
+        assert sample(settings, count) == 20  # what an operator fixed stays, ten to a thread
+    define("-1 hour")
+    contest = Contest(settings)
+    threads = Threads()
+    loop = threads.start("contest", contest.loop(threads).run)
+    try:
+        until(lambda: contest._windows)
+        assert not contest.is_on()
+        define("1 hour")
+        until(contest.is_on, limit_s=10)
+    finally:
+        threads.stopping.set()
+        loop.join(30)
+
+
+def test_an_operator_may_declare_a_contest(settings_for: SettingsFor) -> None:
+    """Bungie announces some too late for the definitions."""
+    assert Contest(settings_for(is_contest_weekend=True)).is_on()
+    assert not Contest(settings_for()).is_on()
 
 
 def test_a_wrong_topic_is_a_usage_error_that_lists_the_right_ones() -> None:

@@ -1,12 +1,8 @@
 """Queues as the broker sees them, and a publisher that outlives it."""
 
-import base64
-import json
 import threading
-import urllib.request
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -18,20 +14,10 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
 from streaming.hermes.consumer import declare
 from streaming.hermes.topics.registry import TOPICS
+from tests.support.broker import kick, manage
 from tests.support.queues import Trial, channel_of, ready, take, until
 
 SettingsFor = Callable[..., Settings]
-
-
-def manage(settings: Settings, path: str, method: str = "GET") -> Any:
-    """The broker's own view, through its management API."""
-    request = urllib.request.Request(
-        f"http://{settings.rabbitmq_host}:{settings.rabbitmq_ui_port}/api/{path}", method=method
-    )
-    login = base64.b64encode(b"guest:guest").decode()
-    request.add_header("Authorization", f"Basic {login}")
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.loads(answer.read() or b"null")
 
 
 def test_the_queues_are_those_of_the_contract(
@@ -51,15 +37,24 @@ def test_the_queues_are_those_of_the_contract(
         *("activity_history_crawl", "character_fill", "clan_crawl", "instance_cheat_check"),
         *("instance_participant_refresh", "subscription_match", "subscription_delivery"),
     }
-    without_arguments = {name for name, queue in declared.items() if not queue["arguments"]}
-    assert without_arguments == main | {"instance_store.parked"}
-    assert {n: q["arguments"] for n, q in declared.items() if n not in without_arguments} == {
-        f"instance_store.retry.{delay_s}": {
-            "x-message-ttl": delay_s * 1000,
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": "instance_store",
-        }
-        for delay_s in (1, 2, 4)
+    assert {name for name in declared if "." not in name} == main | {"pgcr_blocked"}
+    for name, queue in declared.items():
+        topic, _, kind = name.partition(".")
+        wait_s = int(kind.removeprefix("retry.")) if kind.startswith("retry.") else None
+        if name == "pgcr_blocked":
+            topic, wait_s = "pgcr_blocked_retry", 60
+        assert queue["arguments"] == (
+            {}
+            if wait_s is None
+            else {
+                "x-message-ttl": wait_s * 1000,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": topic,
+            }
+        ), name
+    beside = {name for name in declared if name.startswith("instance_store.")}
+    assert beside == {
+        f"instance_store.{kind}" for kind in ("parked", "retry.1", "retry.2", "retry.4")
     }
 
 
@@ -127,15 +122,6 @@ def test_many_threads_share_one_publisher(
         for thread in threads:
             thread.join()
     assert [error.queues for error in failed] == [{"nowhere"}]
-
-
-def kick(settings: Settings, name: str) -> bool:
-    """Closes the connection of this name; False while the management database lacks it."""
-    for connection in manage(settings, "connections"):
-        if connection.get("client_properties", {}).get("connection_name") == name:
-            manage(settings, f"connections/{quote(connection['name'])}", "DELETE")
-            return True
-    return False
 
 
 def publishes(publisher: Publisher, message: Message) -> bool:

@@ -1,5 +1,6 @@
 """The outbox on its way to the broker: in order, at least once, shared by relays."""
 
+import logging
 import os
 import signal
 import threading
@@ -11,12 +12,13 @@ from prometheus_client import REGISTRY
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extras import execute_values
 
+from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
-from raidhub_dagster.storage import outbox
+from raidhub_dagster.storage import missed, outbox
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes import relay
 from streaming.hermes.threads import Threads
@@ -173,7 +175,7 @@ def test_the_loops_carry_on_when_servers_come_and_go(settings: Settings) -> None
     threads = Threads()
     with connected(settings, "test") as connection, Publisher(settings, "relay") as publisher:
         fill(connection, [("player_crawl", 1)])
-        loops = relay.loops(settings, publisher, threads)
+        loops = relay.loops(settings, publisher, threads, Alerts(None, footer="test"))
         running = [threads.start(loop.name, loop.run) for loop in loops]
         problems = {loop.name: loop.problem for loop in loops}
         try:
@@ -194,3 +196,76 @@ def test_the_loops_carry_on_when_servers_come_and_go(settings: Settings) -> None
                 thread.join(30)
         assert not any(thread.is_alive() for thread in running)
     assert not threads.crashed
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.message for r in caplog.records if r.name == "raidhub_dagster.discord.alerts"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "age", "says"),
+    [
+        ("message", "9 minutes", []),
+        ("message", "11 minutes", ["Outbox is behind: Oldest, minutes: 11; Unsent in all: 1"]),
+        ("clickhouse", "9 minutes", []),
+        ("clickhouse", "2 hours", ["ClickHouse is behind: Oldest, minutes: 120; Unsent in all: 1"]),
+    ],
+)
+def test_an_effect_that_waits_for_ten_minutes_is_told(
+    settings: Settings, kind: str, age: str, says: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody must look: what is stored is not yet what readers see."""
+    alerts = Alerts(None, footer="test")
+    with connected(settings, "test") as connection, caplog.at_level(logging.INFO):
+        fill(connection, [("instance", 1)], kind=kind)
+        with connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE streaming.outbox SET created_at = now() - %s::interval", (age,))
+        for _ in range(3):
+            relay.watch(connection, alerts)
+    assert told(caplog) == says
+    assert REGISTRY.get_sample_value("outbox_unsent") == 1
+
+
+def test_an_unknown_activity_is_told_once_whoever_looks(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A release day has thousands of its reports; one message is enough, over every restart."""
+    with connected(settings, "test") as connection, caplog.at_level(logging.INFO):
+
+        def miss(*rows: tuple[int, int]) -> None:
+            with connection, connection.cursor() as cursor:
+                missed.record(
+                    cursor,
+                    [
+                        missed.Missed(i, missed.State.UNKNOWN_HASH, "unknown_hash", hash=hash_)
+                        for i, hash_ in rows
+                    ],
+                    source="test",
+                )
+
+        miss((16_000_000_003, 77), (16_000_000_001, 77), (16_000_000_002, 88))
+        for _ in range(2):
+            relay.watch(connection, Alerts(None, footer="another process"))
+        miss((16_000_000_004, 77), (16_000_000_005, 99))
+        relay.watch(connection, Alerts(None, footer="test"))
+    assert told(caplog) == [
+        "Unknown activity: Hash: 77; First id: 16000000001; Reports: 2",
+        "Unknown activity: Hash: 88; First id: 16000000002; Reports: 1",
+        "Unknown activity: Hash: 99; First id: 16000000005; Reports: 1",
+    ]
+
+
+def test_days_to_rebuild_are_counted_and_none_is_zero(settings: Settings) -> None:
+    """An alert that never saw a 0 would not know a rebuild from a missing relay."""
+    alerts = Alerts(None, footer="test")
+    with connected(settings, "test") as connection:
+        relay.watch(connection, alerts)
+        assert REGISTRY.get_sample_value("clickhouse_dirty_days") == 0
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO streaming.clickhouse_dirty_day (day, reason, rebuilt_at) VALUES"
+                " ('2025-01-01', 'r', NULL), ('2025-01-02', 'r', now() - interval '1 hour'),"
+                " ('2025-01-03', 'r', now() + interval '1 hour')"
+            )
+        relay.watch(connection, alerts)
+        assert REGISTRY.get_sample_value("clickhouse_dirty_days") == 2

@@ -9,11 +9,14 @@ from typing import Any
 
 from pika.exceptions import ChannelClosedByBroker
 
+from raidhub_dagster.bungie import systems
+from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.messaging.connection import connect
 from raidhub_dagster.messaging.messages import Message
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.settings import Settings
 from streaming.hermes.consumer import Consumer, declare
+from streaming.hermes.gate import Gate
 from streaming.hermes.threads import Threads
 from streaming.hermes.topic import Delivery, Limits, Topic
 
@@ -40,6 +43,8 @@ class Trial:
     open_error: list[Exception] = field(default_factory=list)  # raised by the next openings
     batches: list[list[Delivery]] = field(default_factory=list)
     given_up: list[Delivery] = field(default_factory=list)
+    opened: int = 0
+    closed: int = 0
 
     @property
     def bodies(self) -> list[bytes]:
@@ -54,6 +59,7 @@ class Trial:
     def _open(self, _settings: Settings) -> "Trial":
         if self.open_error:
             raise self.open_error.pop()
+        self.opened += 1
         return self
 
     def handle(self, deliveries: Sequence[Delivery]) -> Sequence[Exception | None]:
@@ -71,15 +77,23 @@ class Trial:
         self.given_up.append(delivery)
 
     def close(self) -> None:
-        """Nothing to close."""
+        self.closed += 1
 
 
 @contextmanager
 def consuming(settings: Settings, topic: Topic, **changes: Any) -> Iterator[Consumer]:
-    """A consumer at work in this process; drained at the end, however the test ends."""
+    """A consumer at work in this process; drained at the end, however the test ends.
+
+    Bungie's systems are on and nobody is alerted, unless `changes` say otherwise.
+    """
     threads = Threads()
+    usual: dict[str, Any] = {
+        "gate": all_on(),
+        "alerts": Alerts(None, footer="test"),
+        "pause_s": 0.05,
+    }
     with Publisher(settings, "test-publisher", declare=lambda c: declare(c, topic)) as publisher:
-        consumer = Consumer(settings, topic, publisher, threads, pause_s=0.05, **changes)
+        consumer = Consumer(settings, topic, publisher, threads, **(usual | changes))
         loop = threads.start("loop", consumer.run)
         try:
             yield consumer
@@ -88,6 +102,12 @@ def consuming(settings: Settings, topic: Topic, **changes: Any) -> Iterator[Cons
             loop.join(60)
             assert not loop.is_alive()
             assert not threads.crashed
+
+
+def all_on() -> Gate:
+    gate = Gate()
+    gate.observe(dict.fromkeys(systems.KNOWN, True), 0.0)
+    return gate
 
 
 @contextmanager

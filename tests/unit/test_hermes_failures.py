@@ -7,17 +7,18 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
-from raidhub_dagster.errors import PermanentError, TransientError
+from raidhub_dagster.errors import MaintenanceError, PermanentError, TransientError
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.publisher import UnroutableError
 from streaming.hermes.failures import (
     Treatment,
     parked_message,
+    postponed_message,
     retries_of,
     retry_message,
     treatment_of,
 )
-from streaming.hermes.topic import Delivery
+from streaming.hermes.topic import Delivery, PostponedError
 from tests.support.queues import Trial
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -37,6 +38,8 @@ TOPIC = Trial().topic(retries=3)
         (UnroutableError({"x"}), 3, Treatment.PAUSE),
         (psycopg2.InterfaceError("connection already closed"), 3, Treatment.PAUSE),
         (psycopg2.OperationalError("refused"), 3, Treatment.PAUSE),
+        (PostponedError("withheld", "pgcr_blocked"), 3, Treatment.POSTPONE),
+        (MaintenanceError("off"), 3, Treatment.PAUSE),  # nothing tells when it is over
     ],
 )
 def test_each_failure_is_treated_by_its_class(
@@ -91,3 +94,22 @@ def test_a_parked_message_tells_why() -> None:
     assert headers["attempts"] == 4
     assert headers["parked_at"] == headers["x-first-failure"] == NOW.isoformat()
     assert headers["version"]
+
+
+def test_maintenance_is_waited_for_where_a_system_tells_its_end() -> None:
+    topic = Trial().topic(systems=("Destiny2",), retries=0)
+    assert treatment_of(MaintenanceError("off"), topic, Delivery(b"")) is Treatment.MAINTENANCE
+
+
+def test_a_postponed_message_goes_as_it_came() -> None:
+    """A counted or marked one would be parked after some hours of a contest."""
+    headers = {"x-retry-count": 2, "source": "atlas", "x-death": [{}], "x-first-death-queue": "q"}
+    delivery = Delivery(b"16000000001", headers, "id", "text/plain", None)
+    message = postponed_message(delivery, PostponedError("withheld", "pgcr_blocked"))
+    assert (message.queue, message.body) == ("pgcr_blocked", b"16000000001")
+    assert message.properties == {
+        "delivery_mode": 2,
+        "message_id": "id",
+        "content_type": "text/plain",
+        "headers": {"x-retry-count": 2, "source": "atlas"},
+    }

@@ -87,6 +87,7 @@ def broken() -> str | None:
     [
         (lambda: None, 200, "ok"),
         (lambda: "RabbitMQ is away", 503, "RabbitMQ is away"),
+        (lambda: health.Note("closed: Destiny2 is off"), 200, "closed: Destiny2 is off"),
         (broken, 503, "check failed: RuntimeError('cannot look')"),
     ],
 )

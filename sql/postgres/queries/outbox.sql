@@ -22,7 +22,11 @@ WHERE id = ANY(%(ids)s);
 -- name: count_unsent
 -- Index outbox_unsent_idx, only what is still to be sent.
 SELECT count(*) AS unsent,
-       coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision AS oldest_s
+       coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision AS oldest_s,
+       coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE kind = 'message')), 0)
+           ::double precision AS oldest_message_s,
+       coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE kind = 'clickhouse')), 0)
+           ::double precision AS oldest_row_s
 FROM streaming.outbox
 WHERE sent_at IS NULL;
 

@@ -1,0 +1,119 @@
+"""Every main queue in one table: what waits, what is held, who works, what was parked."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pika
+import requests
+from pika.exceptions import ChannelClosedByBroker
+from prometheus_client.parser import text_string_to_metric_families
+
+from raidhub_dagster.messaging import topology
+from raidhub_dagster.messaging.connection import LOST, BrokerError, connect
+from raidhub_dagster.messaging.management import traffic
+from raidhub_dagster.settings import Settings
+
+_HERMES_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """One main queue. None: not known, because the one who knows does not answer."""
+
+    name: str
+    ready: int
+    unacknowledged: int | None
+    handled_per_s: float | None
+    consumers: int
+    workers: int | None  # of the hermes on this machine
+    waiting: int  # in its retry and wait queues
+    parked: int
+
+
+@dataclass(frozen=True)
+class _Counted:
+    messages: int = 0
+    consumers: int = 0
+
+
+def overview(settings: Settings) -> list[QueueState]:
+    """All main queues, those that nobody declared yet as empty. Raises BrokerError.
+
+    Counts of messages are the broker's of this moment; what is held and the rate come from its
+    management API and are some seconds old.
+    """
+    seen = traffic(settings)
+    workers = _workers(settings)
+    aside = {name: _set_aside(name) for name in topology.MAIN_QUEUES}
+    asked = [
+        *topology.MAIN_QUEUES,
+        *(topology.parked_queue(name) for name in topology.MAIN_QUEUES),
+        *(queue for queues in aside.values() for queue in queues),
+    ]
+    counted = _count(settings, [name for name in asked if seen is None or name in seen])
+    nothing = _Counted()
+    states = []
+    for name in topology.MAIN_QUEUES:
+        there = seen.get(name) if seen is not None else None
+        states.append(
+            QueueState(
+                name,
+                ready=counted.get(name, nothing).messages,
+                unacknowledged=there.unacknowledged if there else None,
+                handled_per_s=there.handled_per_s if there else None,
+                consumers=counted.get(name, nothing).consumers,
+                workers=workers.get(name),
+                waiting=sum(counted.get(queue, nothing).messages for queue in aside[name]),
+                parked=counted.get(topology.parked_queue(name), nothing).messages,
+            )
+        )
+    return states
+
+
+def _set_aside(topic: str) -> list[str]:
+    """Queues whose messages come back to `topic` by themselves."""
+    queues = [topology.retry_queue(topic, delay_s) for delay_s in topology.RETRY_DELAYS_S]
+    return [*queues, topology.PGCR_BLOCKED] if topic == topology.PGCR_BLOCKED_RETRY else queues
+
+
+def _count(settings: Settings, names: Iterable[str]) -> dict[str, _Counted]:
+    """Those of `names` that exist."""
+    found: dict[str, _Counted] = {}
+    connection = connect(settings, "raidhub-queues")
+    try:
+        channel = connection.channel()
+        for name in names:
+            try:
+                method: pika.spec.Queue.DeclareOk = channel.queue_declare(name, passive=True).method
+            except ChannelClosedByBroker as error:
+                if error.reply_code != 404:
+                    raise
+                channel = connection.channel()  # the question cost the old one
+                continue
+            found[name] = _Counted(method.message_count, method.consumer_count)
+    except LOST as error:
+        raise BrokerError(f"connection to RabbitMQ lost: {error!r}") from error
+    finally:
+        with suppress(*LOST):
+            connection.close()
+    return found
+
+
+def _workers(settings: Settings) -> dict[str, int]:
+    """Workers by topic, from the metrics of the hermes of this machine; empty without one."""
+    url = f"http://localhost:{settings.hermes_metrics_port}/metrics"
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(url, timeout=_HERMES_TIMEOUT_S)
+            answer.raise_for_status()
+            families = list(text_string_to_metric_families(answer.text))
+    except (requests.RequestException, ValueError):  # somebody else's port
+        return {}
+    return {
+        sample.labels["queue_name"]: int(sample.value)
+        for family in families
+        if family.name == "queue_worker_count"
+        for sample in family.samples
+    }
