@@ -1,4 +1,4 @@
-"""Which reports are stored or on their way, for those who find ids elsewhere; nothing is written."""
+"""Which reports are stored or on their way, for those who find ids elsewhere. Only reads."""
 
 from collections.abc import Iterable
 
