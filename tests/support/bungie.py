@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import requests
 
+from raidhub_dagster.bungie.client import BungieClient
+from raidhub_dagster.bungie.protocol import Endpoints
+from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.stack.process import HOST, find_program, free_port
 from simulator import definitions
 from simulator.faults import Faults
 from simulator.world import FIRST_ID, Clan, Player, World, WorldConfig
 
-IDS = 4000
+IDS = 10_000
 PLAYERS = 12_000  # 110 clans, some of them of more than a page
 
 
@@ -53,12 +57,16 @@ class Bungie:
 
     def players(self) -> Iterator[Player]:
         """Those who were in some raid, each once."""
-        seen: set[int] = set()
+        return (self.world.player(number) for number in self._raids)
+
+    @cached_property
+    def _raids(self) -> dict[int, set[int]]:
+        """Number of a player -> ids of their raids."""
+        found: dict[int, set[int]] = {}
         for instance_id in self.raids():
             for entry in self.world.run(instance_id).entries:
-                if entry.player not in seen:
-                    seen.add(entry.player)
-                    yield self.world.player(entry.player)
+                found.setdefault(entry.player, set()).add(instance_id)
+        return found
 
     def clan(self, wanted: Callable[[Clan], bool]) -> Clan:
         clans = (self.world.clan(number) for number in range(self.world.clans))
@@ -68,12 +76,15 @@ class Bungie:
         """Ids of all raids that are published."""
         return (i for i in range(FIRST_ID, FIRST_ID + IDS) if self.world.is_raid(i))
 
+    def instance(self, instance_id: int) -> Instance:
+        """The raid as the parser reads it."""
+        with BungieClient(Endpoints(self.address, self.address), "key", "test") as client:
+            found = client.fetch_pgcr(instance_id, ())
+        assert found.instance is not None, found
+        return found.instance
+
     def raids_of(self, player: Player) -> set[int]:
-        return {
-            i
-            for i in self.raids()
-            if any(entry.player == player.number for entry in self.world.run(i).entries)
-        }
+        return self._raids[player.number]
 
 
 @contextmanager
