@@ -37,7 +37,7 @@ def body(player: Player) -> bytes:
 
 def published(settings: Settings) -> list[int]:
     """Ids on pgcr_crawl, in the order in which they came; the queue is empty then."""
-    found = []
+    found: list[int] = []
     with channel_of(settings) as channel:
         channel.queue_declare("pgcr_crawl", durable=True)
         while True:

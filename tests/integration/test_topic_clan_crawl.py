@@ -2,6 +2,7 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -340,7 +341,7 @@ def test_two_crawls_of_one_clan_and_its_players_at_once_end_in_one_truth(
                     "INSERT INTO core.player (membership_id, last_seen)"
                     f" VALUES ({who}, now()) ON CONFLICT DO NOTHING",
                 )
-                pool.run(lambda connection, who=who: join_clans(connection, who))
+                pool.run(partial(join_clans, membership_id=who))
         finally:
             pool.close()
 
