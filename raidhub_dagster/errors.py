@@ -1,4 +1,4 @@
-"""The three kinds of failure that callers act on differently; nothing else belongs here."""
+"""The kinds of failure that callers act on differently; nothing else belongs here."""
 
 from collections.abc import Mapping
 
@@ -19,6 +19,10 @@ class PermanentError(RaidHubError):
 
 class TransientError(RaidHubError):
     """A later try may succeed: 5xx, throttling, locks, a lost connection."""
+
+
+class UnavailableError(TransientError):
+    """Who has to answer is away or refuses us altogether: no message and no id is to blame."""
 
 
 class MaintenanceError(RaidHubError):

@@ -6,12 +6,13 @@ The only place of this package that does I/O. Rules: docs/domain/bungie-api.md.
 import logging
 import random
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 from typing import Self
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from urllib3.exceptions import NewConnectionError
 
 from raidhub_dagster.bungie.codes import CodeClass
 from raidhub_dagster.bungie.protocol import (
@@ -43,6 +44,27 @@ class BungieError(TransientError):
         self.pause_s = pause_s
 
 
+class RefusedError(PermanentError):
+    """An answer that the same request brings again: not found, private, a bad request, a bad key.
+
+    `code` is None when none came; `data` has the texts of MessageData.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int | None,
+        code_class: CodeClass,
+        data: Mapping[str, str],
+        facts: dict[str, str | int],
+    ) -> None:
+        super().__init__(message, facts | {"class": code_class.value})
+        self.code = code
+        self.code_class = code_class
+        self.data = dict(data)
+
+
 class BungieClient:
     """Sends requests through one `requests` session, so it belongs to one thread.
 
@@ -63,6 +85,7 @@ class BungieClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.endpoints = endpoints
+        self.is_reachable = True  # False while the last request found nobody who listens
         self._timeout_s = timeout_s
         self._clock = clock
         self._now = now
@@ -90,7 +113,7 @@ class BungieClient:
     def get(self, url: str) -> bytes:
         """The JSON of Response, an object or a list, from one of `self.endpoints`.
 
-        Raises PermanentError (not found, private, bad request, key refused), MaintenanceError, or
+        Raises RefusedError (not found, private, bad request, key refused), MaintenanceError, or
         TransientError when every attempt failed.
         """
         return self._retrying(self._get_once, url)
@@ -134,9 +157,15 @@ class BungieClient:
         The time limit is for the whole: `requests` by itself allows it anew for each chunk.
         """
         body, deadline = bytearray(), self._clock() + self._timeout_s
-        with self._session.get(
-            url, timeout=self._timeout_s, allow_redirects=False, stream=True
-        ) as reply:
+        try:
+            reply = self._session.get(
+                url, timeout=self._timeout_s, allow_redirects=False, stream=True
+            )
+        except requests.RequestException as error:
+            self.is_reachable = not _is_unconnected(error)
+            raise
+        self.is_reachable = True
+        with reply:
             for chunk in reply.iter_content(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
@@ -162,6 +191,14 @@ class BungieClient:
         return wait_s
 
 
+def _is_unconnected(error: requests.RequestException) -> bool:
+    """True when no connection came about, so that it had nothing to do with the request."""
+    if isinstance(error, requests.ConnectTimeout):
+        return True
+    cause = error.args[0] if error.args else None
+    return isinstance(getattr(cause, "reason", None), NewConnectionError)
+
+
 def _response_of(answer: Answer, url: str) -> bytes:
     """The response of a success; any other answer as the error that its class asks for."""
     code_class = answer.code_class
@@ -177,4 +214,6 @@ def _response_of(answer: Answer, url: str) -> bytes:
         raise MaintenanceError(said, facts)
     if code_class in {CodeClass.RETRY, CodeClass.THROTTLE}:
         raise BungieError(said, pause_s=answer.pause_s, facts=facts)
-    raise PermanentError(said, facts | {"class": code_class.value})
+    raise RefusedError(
+        said, code=answer.code, code_class=code_class, data=answer.message_data, facts=facts
+    )

@@ -5,10 +5,11 @@ with `client.py`. Rules: docs/domain/bungie-api.md; for reports docs/domain/pgcr
 """
 
 import re
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import Any
 
 import msgspec
 
@@ -146,6 +147,8 @@ class Answer:
     throttle_seconds: int
     response: bytes | None  # JSON of Response, byte for byte, when it is an object or a list
     problem: Problem
+    # Texts of MessageData, of errors only; a wrong membership type may come with the right one.
+    message_data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def code_class(self) -> CodeClass:
@@ -216,6 +219,7 @@ def read_answer(http_status: int, content_type: str, body: bytes) -> Answer:
         throttle_seconds=max(_integer(envelope.get("ThrottleSeconds")) or 0, 0),
         response=response if response.startswith((b"{", b"[")) else None,
         problem=Problem.NO_CODE if code is None else Problem.NONE,
+        message_data={} if code == 1 else _texts(envelope.get("MessageData")),
     )
 
 
@@ -246,6 +250,15 @@ def _text(raw: bytes | None) -> str:
         return msgspec.json.decode(raw or b"", type=str)[:200].replace("\0", "")
     except Undecodable:
         return ""
+
+
+def _texts(raw: bytes | None) -> dict[str, str]:
+    """The texts among the values of a JSON object."""
+    try:
+        found = msgspec.json.decode(raw or b"", type=dict[str, Any])
+    except Undecodable:
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def _is_block_page(body: bytes) -> bool:

@@ -97,12 +97,63 @@ def read_id(body: bytes, name: str) -> int:
 
     Raises PermanentError for anything else and for ids outside 1..2^63-1.
     """
+    value = _decode(body)
+    return _id(value.get(name) if isinstance(value, dict) else value, name, body)
+
+
+class CharacterToFill(NamedTuple):
+    """The character of a player in a report whose class and emblem nobody knows."""
+
+    membership_id: int
+    character_id: int
+    instance_id: int
+
+
+def read_character(body: bytes) -> CharacterToFill:
+    """The body of a character_fill message; ids are numbers or text, in any order of keys.
+
+    Raises PermanentError naming the id that is missing or impossible.
+    """
+    value = _decode(body)
+    if not isinstance(value, dict):
+        raise PermanentError(f"no object with three ids: {body[:50]!r}")
+    return CharacterToFill(
+        *(
+            _id(value.get(name), name, body)
+            for name in ("membershipId", "characterId", "instanceId")
+        )
+    )
+
+
+class ReportToFetch(NamedTuple):
+    instance_id: int
+    refetch: bool  # although it is stored: it may have grown
+
+
+def read_report(body: bytes) -> ReportToFetch:
+    """The body of a pgcr_crawl message: an id, or `{"instanceId": id, "refetch": true}`.
+
+    Raises PermanentError as `read_id` does.
+    """
+    value = _decode(body)
+    refetch = isinstance(value, dict) and value.get("refetch") is True
+    return ReportToFetch(read_id(body, "instanceId"), refetch)
+
+
+def id_message(queue: str, value: int) -> Message:
+    """A message of an id queue."""
+    body = b"%d" % value
+    return Message(queue, body, effect_properties(queue, value, body))
+
+
+def _decode(body: bytes) -> Any:
     try:
-        value = msgspec.json.decode(body)
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise PermanentError(f"body is neither an id nor JSON: {body[:50]!r}") from None
-    if isinstance(value, dict):
-        value = value.get(name)
+
+
+def _id(value: object, name: str, body: bytes) -> int:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
     if not is_count(value) or not 0 < value <= MAX_ID:

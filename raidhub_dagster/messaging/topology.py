@@ -38,7 +38,7 @@ MAIN_QUEUES = (
 # Where withheld reports wait for their next try. The status page outside reads the number of its
 # messages by exactly this name.
 PGCR_BLOCKED = "pgcr_blocked"
-_PGCR_BLOCKED_WAIT_S = 60
+PGCR_BLOCKED_WAIT_S = 60
 
 # Seconds a retry may wait. A closed set keeps the number of retry queues small.
 RETRY_DELAYS_S = (1, 2, 4, 8, 16, 32, 60, 120, 300, 600, 1200, 1800)
@@ -73,7 +73,7 @@ def declare(channel: Channel) -> None:
     """Declares every main queue: publishers outside send without declaring, so all must exist."""
     for queue in MAIN_QUEUES:
         channel.queue_declare(queue, durable=True)
-    _declare_wait(channel, PGCR_BLOCKED, _PGCR_BLOCKED_WAIT_S, PGCR_BLOCKED_RETRY)
+    _declare_wait(channel, PGCR_BLOCKED, PGCR_BLOCKED_WAIT_S, PGCR_BLOCKED_RETRY)
 
 
 def declare_failure_queues(channel: Channel, topic: str, delays_s: Iterable[int]) -> None:

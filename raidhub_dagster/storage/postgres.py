@@ -4,6 +4,9 @@ Statements live in `sql/postgres/queries`, what they mean in the modules beside 
 """
 
 import logging
+import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -11,6 +14,7 @@ from typing import Protocol, TypeVar
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.errors import UnavailableError
 from raidhub_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,79 @@ def connected(settings: Settings, application_name: str) -> Iterator[Connection]
         yield connection
     finally:
         connection.close()
+
+
+class Pool:
+    """At most `size` connections for any number of threads, each opened when it is first needed.
+
+    For threads that mostly wait for somebody else: a hundred of them use a connection for moments
+    only. psycopg2's own pool opens all it keeps at once and raises where this one waits.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, *, size: int = 16, longest_wait_s: float = 60.0
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._longest_wait_s = longest_wait_s
+        self._free = threading.BoundedSemaphore(size)
+        self._lock = threading.Lock()  # of the next two
+        self._idle: list[Connection] = []
+        self._is_closed = False
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for this block; what it leaves uncommitted is rolled back.
+
+        Never keep the block open while something else than the database is waited for. Raises
+        UnavailableError when none was free for `longest_wait_s`.
+        """
+        if not self._free.acquire(timeout=self._longest_wait_s):
+            raise UnavailableError(
+                f"no connection to PostgreSQL was free for {self._longest_wait_s:.0f} s"
+            )
+        try:
+            connection = self._take()
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+        finally:
+            self._free.release()
+
+    def run(self, work: Callable[[Connection], Result]) -> Result:
+        """`work` in one transaction, committed; conflicts are tried again (`in_transaction`)."""
+        with self.connection() as connection:
+            return in_transaction(connection, work, sleep=time.sleep, rng=random)
+
+    def close(self) -> None:
+        """Ends idle connections; those in use end when they are given back."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> Connection:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return connect(self._settings, self._name)
+
+    def _give_back(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+        except psycopg2.Error:
+            # The server went away: whatever idles here was opened to the same one.
+            with self._lock:
+                dead, self._idle = [connection, *self._idle], []
+        else:
+            with self._lock:
+                dead = [connection] if self._is_closed else []
+                if not self._is_closed:
+                    self._idle.append(connection)
+        for broken in dead:
+            broken.close()
 
 
 def is_connection_lost(error: BaseException) -> bool:

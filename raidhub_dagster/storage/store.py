@@ -418,6 +418,20 @@ def _write_players(
             "times": array(min(t.total_time_played_seconds, _INT4_MAX) for t in added),
         },
     )
+    write_identities(cursor, identities)
+    others = {who: total.sherpas for who, total in totals.items() if who not in identities}
+    if others:
+        cursor.execute(
+            _SQL["add_sherpas"],
+            {"players": array(others), "sherpas": array(others.values())},
+        )
+    return identities
+
+
+def write_identities(cursor: Cursor, identities: Mapping[int, Identity]) -> None:
+    """Which sighting each value of these players (by membership id) came from; ascending ids."""
+    everyone = sorted(identities)
+    listed = [identities[who] for who in everyone]
     cursor.execute(
         _SQL["upsert_identities"],
         {
@@ -434,13 +448,6 @@ def _write_players(
             "global_instances": _instances(i.global_name_seen for i in listed),
         },
     )
-    others = {who: total.sherpas for who, total in totals.items() if who not in identities}
-    if others:
-        cursor.execute(
-            _SQL["add_sherpas"],
-            {"players": array(others), "sherpas": array(others.values())},
-        )
-    return identities
 
 
 def _instances(seen: Iterable[Seen | None]) -> str:

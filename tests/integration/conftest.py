@@ -11,6 +11,7 @@ from raidhub_dagster.storage import clickhouse as ch
 from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage import postgres as pg
 from tests.support.analytics import Analytics
+from tests.support.bungie import Bungie, simulated
 
 
 @pytest.fixture
@@ -25,3 +26,33 @@ def analytics(
     ):
         clickhouse_lookups.refresh_lookups(connection, client)
         yield Analytics(settings, connection, client)
+
+
+@pytest.fixture(scope="session")
+def simulated_bungie(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bungie]:
+    with simulated(tmp_path_factory.mktemp("bungie")) as bungie:
+        yield bungie
+
+
+@pytest.fixture
+def bungie(simulated_bungie: Bungie) -> Iterator[Bungie]:
+    """The session's simulator, calm again at the end."""
+    yield simulated_bungie
+    simulated_bungie.calm()
+
+
+@pytest.fixture
+def api_settings(
+    bungie: Bungie,
+    postgres: dict[str, Any],
+    rabbitmq: dict[str, Any],
+    settings_for: Callable[..., Settings],
+) -> Settings:
+    """Everything a topic needs that asks the API."""
+    return settings_for(
+        postgres,
+        rabbitmq,
+        bungie_api_key="key",
+        bungie_url_base=bungie.address,
+        pgcr_url_base=bungie.address,
+    )

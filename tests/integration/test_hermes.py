@@ -373,7 +373,7 @@ def test_an_operator_may_declare_a_contest(settings_for: SettingsFor) -> None:
 def test_a_wrong_topic_is_a_usage_error_that_lists_the_right_ones() -> None:
     result = CliRunner().invoke(hermes, ["--topic", "instance_stroe"])
     assert result.exit_code == 2
-    assert "instance_stroe; there are: instance_store, relay" in result.output
+    assert "instance_stroe; there are: instance_store, player_crawl," in result.output
 
 
 @pytest.mark.parametrize("wrong", [["--slots", "0"], ["--batch", "x"], ["--batch", "-1"]])

@@ -6,6 +6,8 @@ They are of real players and no part of the project: tests that need them skip w
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "pgcr"
 
 
@@ -63,3 +65,11 @@ FACTS = {
     ),
 }
 DUNGEON = 15897664962
+
+
+def sample(path: str) -> bytes:
+    """A file beside the reports, such as "profile/characters_2017.json"; skips without it."""
+    file = SAMPLES.parent / path
+    if not file.exists():
+        pytest.skip(f"no real answers at {SAMPLES.parent}")
+    return file.read_bytes()

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from raidhub_dagster.bungie.client import ATTEMPTS, FIRST_WAIT_S, BungieClient
+from raidhub_dagster.bungie.client import ATTEMPTS, FIRST_WAIT_S, BungieClient, RefusedError
+from raidhub_dagster.bungie.codes import CodeClass
 from raidhub_dagster.bungie.protocol import MAX_BODY_BYTES, Endpoints, ResultKind
 from raidhub_dagster.errors import MaintenanceError, PermanentError, RaidHubError, TransientError
 from tests.support.reports import encode, envelope, make_report
@@ -282,3 +283,40 @@ def test_the_time_limit_is_for_the_whole_answer(server: Server) -> None:
     with BungieClient(endpoints, KEY, "Test/1", clock=lambda: next(ticks)) as client:
         result = client.fetch_pgcr(7, ())
     assert (result.kind, result.detail) == (ResultKind.EXTERNAL_ERROR, "no answer: Timeout")
+
+
+def test_a_refusal_tells_its_code_and_what_its_data_say(server: Server, world: World) -> None:
+    """A wrong membership type may come with the right one."""
+    data = {"membershipInfo.membershipType": "TigerSteam", "count": 5}
+    body = encode({"ErrorCode": 18, "MessageData": data})
+    server.replies = [Reply(body, 400)]
+    with pytest.raises(RefusedError) as refused:
+        world.client.get(world.client.endpoints.settings_url())
+    assert (refused.value.code, refused.value.code_class) == (18, CodeClass.PERMANENT)
+    assert refused.value.data == {"membershipInfo.membershipType": "TigerSteam"}
+
+
+@pytest.mark.parametrize("data", [None, [], "x", 5, {"a": {"b": 1}}])
+def test_data_of_another_shape_are_none(server: Server, world: World, data: object) -> None:
+    server.replies = [Reply(encode({"ErrorCode": 18, "MessageData": data}), 400)]
+    with pytest.raises(RefusedError) as refused:
+        world.client.get(world.client.endpoints.settings_url())
+    assert refused.value.data == {}
+
+
+def test_knows_whether_anybody_listened(server: Server, world: World) -> None:
+    """A proxy that restarts is no reason to count a retry against what asked; a reset is."""
+    settings_url = world.client.endpoints.settings_url()
+    server.replies = [Reply(b"{}", length=100)]
+    with pytest.raises(TransientError):
+        world.client.get(settings_url)
+    assert world.client.is_reachable
+    world.client.endpoints = Endpoints("http://127.0.0.1:1", "http://127.0.0.1:1")
+    with pytest.raises(TransientError):
+        world.client.get(world.client.endpoints.settings_url())
+    assert not world.client.is_reachable
+    assert world.client.fetch_pgcr(1, ()).kind is ResultKind.EXTERNAL_ERROR
+    assert not world.client.is_reachable
+    server.replies = [ok({})]
+    world.client.get(settings_url)
+    assert world.client.is_reachable

@@ -1,5 +1,6 @@
 """Messages, ids and delays without a broker."""
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,9 +15,12 @@ from raidhub_dagster.messaging.connection import delays
 from raidhub_dagster.messaging.messages import (
     MAX_ID,
     effect_properties,
+    id_message,
     instance_store_properties,
+    read_character,
     read_id,
     read_origin,
+    read_report,
 )
 from raidhub_dagster.messaging.topology import RETRY_DELAYS_S, retry_delay_s
 
@@ -119,3 +123,52 @@ def test_effects_tell_the_type_of_their_body() -> None:
         "message_id": "player_crawl:7",
     }
     assert effect_properties("character_fill", 7, b'{"a":1}')["content_type"] == "application/json"
+
+
+def test_a_character_to_fill_has_three_ids_in_any_form() -> None:
+    body = b'{"instanceId": 3, "characterId": " 2 ", "membershipId": "1", "more": {}}'
+    assert read_character(body) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b"16", (16, False)),
+        (b'"16"', (16, False)),
+        (b'{"instanceId": "16"}', (16, False)),
+        (b'{"instanceId": "16", "refetch": true}', (16, True)),
+        (b'{"instanceId": 16, "refetch": "yes"}', (16, False)),
+        (b'{"instanceId": 16, "refetch": null}', (16, False)),
+    ],
+)
+def test_a_report_is_fetched_again_only_when_asked_so(
+    body: bytes, wanted: tuple[int, bool]
+) -> None:
+    """Anything but true is no wish to fetch what is stored."""
+    assert read_report(body) == wanted
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["membershipId", "characterId", "instanceId", "refetch"]), inner
+            )
+        ),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_body_breaks_a_reader(body: bytes) -> None:
+    """Whatever somebody publishes is parked with a reason, or it is good."""
+    for read in (read_character, read_report):
+        with suppress(PermanentError):
+            assert all(0 <= value <= MAX_ID for value in read(body))
+
+
+def test_a_message_of_an_id_queue_reads_back() -> None:
+    message = id_message("player_crawl", 77)
+    assert (message.queue, read_id(message.body, "membershipId")) == ("player_crawl", 77)
+    assert message.properties["message_id"] == "player_crawl:77"

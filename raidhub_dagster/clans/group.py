@@ -1,0 +1,120 @@
+"""What Bungie's answers about a clan say, opened and cleaned: pure.
+
+Rules: docs/domain/clans.md.
+"""
+
+import html
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from raidhub_dagster.errors import TransientError
+from raidhub_dagster.pgcr.wire import MAX_HASH, Undecodable, read_id
+
+BANNER_PARTS = (
+    "decalId",
+    "decalColorId",
+    "decalBackgroundColorId",
+    "gonfalonId",
+    "gonfalonColorId",
+    "gonfalonDetailId",
+    "gonfalonDetailColorId",
+)
+_CLAN = 1  # groupType
+_FILLER = "\u3164"  # a letter without shape, with which names are made to look empty or centred
+
+
+class Clan(NamedTuple):
+    name: str
+    motto: str
+    call_sign: str
+    banner: dict[str, int]  # exactly BANNER_PARTS, 0 for what is missing
+
+
+class MemberPage(NamedTuple):
+    members: tuple[int, ...]  # membership ids, each once
+    has_more: bool
+
+
+class _Wire(msgspec.Struct, rename="camel", frozen=True):
+    """Keys that nobody names here are ignored."""
+
+
+class _ClanInfo(_Wire, frozen=True):
+    clan_callsign: str | None = None
+    clan_banner_data: dict[str, msgspec.Raw] | None = None
+
+
+class _Detail(_Wire, frozen=True):
+    group_type: int | None = None
+    name: str | None = None
+    motto: str | None = None
+    clan_info: _ClanInfo | None = None
+
+
+class _GroupResponse(_Wire, frozen=True):
+    detail: _Detail
+
+
+class _UserInfo(_Wire, frozen=True):
+    membership_id: int | str | None = None
+
+
+class _Member(_Wire, frozen=True):
+    destiny_user_info: _UserInfo | None = None
+
+
+class _MembersResponse(_Wire, frozen=True):
+    results: list[_Member] | None = None
+    has_more: bool | None = None
+
+
+T = TypeVar("T")
+
+
+def read_group(response: bytes) -> Clan | None:
+    """The clan of a GetGroup answer, None for a group of another kind.
+
+    Raises TransientError for an answer of another shape, as `read_members`.
+    """
+    detail = _decode(response, _GroupResponse, "group").detail
+    if detail.group_type != _CLAN:
+        return None
+    info = detail.clan_info or _ClanInfo()
+    given = info.clan_banner_data or {}
+    return Clan(
+        clean(detail.name),
+        clean(detail.motto),
+        clean(info.clan_callsign),
+        {part: _unsigned(given.get(part)) for part in BANNER_PARTS},
+    )
+
+
+def read_members(response: bytes) -> MemberPage:
+    """One page of members. Those without an id (deleted accounts have none) are left out."""
+    found = _decode(response, _MembersResponse, "members")
+    infos = (member.destiny_user_info for member in found.results or ())
+    ids = (read_id((info and info.membership_id) or 0) for info in infos)
+    return MemberPage(tuple(dict.fromkeys(i for i in ids if i)), has_more=bool(found.has_more))
+
+
+def clean(text: str | None) -> str:
+    """A name without entities, fillers and surrounding blanks; NUL is none of PostgreSQL's."""
+    opened = html.unescape(text or "")
+    return opened.replace(_FILLER, "").replace("\0", "").strip()
+
+
+def _decode(response: bytes, shape: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(response, type=shape, strict=False)
+    except Undecodable as error:
+        raise TransientError(f"{what} of another shape: {error}") from None
+
+
+def _unsigned(raw: msgspec.Raw | None) -> int:
+    """0 for whatever is no unsigned number of 32 bits."""
+    try:
+        value = msgspec.json.decode(raw or b"0", type=int, strict=False)
+    except Undecodable:
+        return 0
+    return value if 0 <= value <= MAX_HASH else 0
