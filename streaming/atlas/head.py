@@ -11,10 +11,10 @@ from raidhub_dagster.storage.postgres import Rng
 from streaming.atlas.visit import PAUSE_S, Visit
 
 # So many ids above the highest published one may be unanswered before no new one is asked. Each is
-# a 404 for nothing, so there are as many as workers: fewer of these, fewer 404s. But several, since
-# neighbours are published in any order.
-FEWEST_WAITING = 4
-MOST_WAITING = 16
+# a 404 for nothing, so they follow the workers, who follow the share of 404s: two for three of them.
+# But several, since neighbours are published in any order.
+FEWEST_WAITING = 3
+MOST_WAITING = 10
 # Beyond the highest published id, new ids on their way when the head is met are 404s too. So their
 # number grows slowly from that limit, by one for so many ids found: at most 1.6 % of a run is
 # overshot, and the full pace is reached within seconds.
@@ -70,8 +70,7 @@ class Head:
         return self.limit + self._found // FOUND_FOR_ONE_MORE
 
     def follow(self, workers: int) -> None:
-        """As many ids may wait as there are workers, within limits."""
-        self.limit = min(max(workers, FEWEST_WAITING), MOST_WAITING)
+        self.limit = min(max(workers * 2 // 3, FEWEST_WAITING), MOST_WAITING)
 
     def wait(self, visit: Visit) -> None:
         """Takes an id ahead that answered 404."""

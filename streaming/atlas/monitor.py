@@ -38,7 +38,7 @@ class Monitor:
         self._alerts = alerts
         self._mode: Mode | None = None
         self._answered: Counter[str] = Counter()
-        metrics.ATLAS_ACTIVE_WORKERS.set(plan.workers)
+        self._show_pace()
 
     def answered(self, visit: Visit, result: PgcrResult, lag_s: float | None) -> None:
         """Counts an answer. `lag_s` of reports that tell when their activity ended."""
@@ -57,10 +57,8 @@ class Monitor:
     def looked(self, sight: Sight, seconds: float) -> None:
         """Tells the pace; `seconds` since the last look."""
         scaling, head_id = self._plan.scaling, self._plan.head.resolved
+        self._show_pace()
         metrics.ATLAS_HEAD_ID.set(head_id)
-        metrics.ATLAS_ACTIVE_WORKERS.set(scaling.workers)
-        for mode in Mode:
-            metrics.ATLAS_MODE.labels(mode).set(mode is scaling.mode)
         if sight.resolved:
             metrics.ATLAS_LAG_P20_SECONDS.set(sight.lag_s)
         if scaling.mode is not self._mode:
@@ -112,6 +110,11 @@ class Monitor:
                 **{kind.lower(): n for kind, n in counts.items()},
             },
         )
+
+    def _show_pace(self) -> None:
+        metrics.ATLAS_ACTIVE_WORKERS.set(self._plan.workers)
+        for mode in Mode:
+            metrics.ATLAS_MODE.labels(mode).set(mode is self._plan.scaling.mode)
 
     def gate_moved(self) -> None:
         gate = self._plan.gate
