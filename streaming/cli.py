@@ -40,22 +40,42 @@ def hermes(
 @click.command()
 @click.option(
     "--workers",
-    type=click.IntRange(1, 250),
-    default=25,
+    type=click.IntRange(min=1),
+    help="Reports fetched at the same time at the start; then the pace decides. Default: 25.",
+)
+@click.option(
+    "--min-workers",
+    type=click.IntRange(min=1),
+    help="The pace never goes below. Default: 5, or --workers if that is less.",
+)
+@click.option(
+    "--max-workers",
+    type=click.IntRange(min=0),
+    default=0,
     show_default=True,
-    help="Reports fetched at the same time.",
+    help="The pace never goes above; 0 is 250, with --dev 8.",
 )
 @click.option(
     "--target",
-    type=click.IntRange(min=1),
-    help="Begin at this id less the buffer. Only for the first start: then the ledger knows.",
+    type=click.IntRange(min=-1),
+    default=-1,
+    show_default=True,
+    help="Begin at this id less the buffer, -1 for where the data ends. Only for the first start:"
+    " then the ledger knows.",
 )
 @click.option(
     "--buffer",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=-1),
     default=10_000,
     show_default=True,
-    help="Ids to begin behind the target, or behind the newest stored raid: reports come late.",
+    help="Ids to begin behind the target, or behind the newest stored raid: reports come late."
+    " -1 is automatic: 10000, with --dev 100.",
+)
+@click.option("--dev", is_flag=True, help="Few workers that ask for a sample of the ids.")
+@click.option(
+    "--dev-skip",
+    type=click.IntRange(min=0),
+    help="With --dev: ids to skip after each that is asked. Default: 4.",
 )
 @click.option("--until", type=click.IntRange(min=1), help="End when all ids up to this are done.")
 @click.option(
@@ -63,7 +83,7 @@ def hermes(
     type=click.IntRange(1, 100_000),
     default=1000,
     show_default=True,
-    help="Ids of one lease.",
+    help="Ids of one lease at most.",
 )
 @click.option(
     "--lease-s",
@@ -80,24 +100,38 @@ def hermes(
     help="Multiplies every pause between two tries of an id: below 1 for simulations.",
 )
 def atlas(
-    workers: int,
-    target: int | None,
+    workers: int | None,
+    min_workers: int | None,
+    max_workers: int,
+    target: int,
     buffer: int,
+    dev: bool,
+    dev_skip: int | None,
     until: int | None,
     block_size: int,
     lease_s: float,
     retry_scale: float,
 ) -> None:
     """Crawl reports upwards and publish raids until it is stopped."""
-    from streaming.atlas import process
+    from streaming.atlas import flags, process
     from streaming.atlas.crawler import Options
 
+    try:
+        settled = flags.settle(
+            workers=workers,
+            least=min_workers,
+            most=max_workers,
+            target=target,
+            buffer=buffer,
+            dev=dev,
+            dev_skip=dev_skip,
+        )
+    except flags.FlagError as error:
+        raise click.BadParameter(str(error), param_hint=error.flag) from None
     process.run(
         Settings.load(),
-        Options(workers=workers, block_size=block_size, until=until, lease_s=lease_s),
-        target=target,
-        buffer=buffer,
-        retry_scale=retry_scale,
+        settled,
+        Options(block_size=block_size, until=until, lease_s=lease_s, scale=retry_scale),
     )
 
 

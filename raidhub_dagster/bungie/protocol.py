@@ -281,6 +281,7 @@ class PgcrResult:
     instance: Instance | None = None  # SUCCESS
     rejection: Rejection | None = None  # BAD_FORMAT
     ended_at: datetime | None = None  # of a raid or not, when the report tells; for the lag
+    is_unreachable: bool = False  # nobody took the request: whoever stands in front is away
 
     @property
     def is_poison(self) -> bool:
@@ -329,11 +330,17 @@ def classify_pgcr(
     return _result(answer, _KIND_OF_CLASS.get(answer.code_class, ResultKind.EXTERNAL_ERROR))
 
 
-def transport_failure(error: BaseException) -> PgcrResult:
-    """No answer came, or none that could be read to its end: time-out, DNS, TLS, bad gzip."""
-    name = type(error).__name__
+def transport_failure(error: BaseException, *, is_unreachable: bool = False) -> PgcrResult:
+    """No answer came, or none that could be read to its end: time-out, DNS, TLS, bad gzip.
+
+    `is_unreachable`: no connection came about at all.
+    """
     return PgcrResult(
-        ResultKind.EXTERNAL_ERROR, TRANSPORT_FAILURE, "TransportFailure", f"no answer: {name}"
+        ResultKind.EXTERNAL_ERROR,
+        TRANSPORT_FAILURE,
+        "TransportFailure",
+        f"no answer: {type(error).__name__}",
+        is_unreachable=is_unreachable,
     )
 
 

@@ -4,13 +4,12 @@ At any moment every id below the cursor is in a done block, in a leased one, a r
 or inside a gap. Rules: docs/domain/crawl.md, "The ledger". Fetching is not here.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from raidhub_dagster.storage import missed
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "ledger")
@@ -28,12 +27,12 @@ class Block(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A finished block: what became of its ids. The three counts add up to its size."""
+    """A finished block: what became of its ids. The three counts add up to those asked."""
 
     first_id: int
     raids: int  # published to instance_store
     non_raids: int
-    missed: Sequence[missed.Missed]
+    missed: int  # their rows are recorded before
 
 
 def read_cursor(connection: Connection) -> int | None:
@@ -63,14 +62,16 @@ def newest_instance(connection: Connection, ceiling: int) -> int | None:
 def highest_resolved(connection: Connection) -> int:
     """The highest id known to be published among those leased so far; 0 for none.
 
-    Stored raids above the cursor do not count: somebody else brought them in, and every id up to
-    them that is not published yet would be taken for a hole.
+    Behind a gap begins what was found when it was jumped over. Stored raids above the cursor do not
+    count: somebody else brought them in, and every id up to them that is not published yet would be
+    taken for a hole.
     """
     newest = newest_instance(connection, read_cursor(connection) or 0)
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["highest_resolved"])
         row = cursor.fetchone()
-    return max(newest or 0, row[0] if row else 0)
+    assert row is not None  # noqa: S101  greatest() always answers
+    return max(newest or 0, int(row[0]))
 
 
 def lease_block(
@@ -100,34 +101,33 @@ def lease_block(
     return None if row is None else Block(*row)
 
 
-def extend(connection: Connection, owner: str, first_ids: Collection[int], lease_s: float) -> None:
-    """Moves the end of these leases to `lease_s` from now; those lost to others stay lost."""
+def extend(
+    connection: Connection, owner: str, first_ids: Collection[int], lease_s: float
+) -> set[int]:
+    """Moves the end of these leases to `lease_s` from now; first ids of those lost to others."""
     with connection, connection.cursor() as cursor:
         cursor.execute(
             _SQL["extend"], {"first_ids": list(first_ids), "owner": owner, "lease_s": lease_s}
         )
+        held = {row[0] for row in cursor.fetchall()}
+    return set(first_ids) - held
 
 
-def complete(
-    connection: Connection, owner: str, blocks: Iterable[Done], *, source: str
-) -> set[int]:
-    """Marks blocks done together with their missed ids, in one transaction; commits.
+def complete(connection: Connection, owner: str, blocks: Iterable[Done]) -> set[int]:
+    """Marks blocks done whose missed ids are recorded already; commits.
 
     Returns the first ids of blocks that `owner` no longer holds: their new owner does them again.
     Calling again after a lost connection is harmless.
     """
     done = sorted(blocks)
     with connection, connection.cursor() as cursor:
-        missed.record(
-            cursor, [row for block in done for row in block.missed], source=source, reopen=False
-        )
         cursor.execute(
             _SQL["complete"],
             {
                 "first_ids": [block.first_id for block in done],
                 "raids": [block.raids for block in done],
                 "non_raids": [block.non_raids for block in done],
-                "missed": [len(block.missed) for block in done],
+                "missed": [block.missed for block in done],
                 "owner": owner,
             },
         )
@@ -139,6 +139,43 @@ def release(connection: Connection, owner: str, first_ids: Collection[int]) -> N
     """Gives leases back before their end: whoever asks next does these blocks from the start."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["release"], {"first_ids": list(first_ids), "owner": owner})
+
+
+def jump(connection: Connection, base: int, first_id: int, reason: str) -> Block | None:
+    """Goes on at `first_id` and records the ids from `base` on as a gap; commits.
+
+    `base` is the next id to lease as the caller knew it. None: somebody leased or jumped since, so
+    that nothing is known about the ids in between; nothing happened then.
+    """
+    with connection, connection.cursor() as cursor:
+        fields = {"name": NAME, "base": base, "first_id": first_id, "reason": reason}
+        cursor.execute(_SQL["jump"], fields)
+        row = cursor.fetchone()
+    return None if row is None else Block(*row)
+
+
+def restart(connection: Connection, back: int) -> int | None:
+    """Begins a ledger anew that began above all published ids; commits.
+
+    Only when nothing of it was ever resolved and the newest stored raid lies below its first id: a
+    mistyped target. It then begins `back` ids behind that raid, and all blocks are dropped. Returns
+    the new first id, None when the ledger is sound.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["restart"], {"name": NAME, "back": back})
+        row = cursor.fetchone()
+        if row is not None:
+            cursor.execute(_SQL["drop_blocks"])
+            cursor.execute(_SQL["drop_gaps"])
+    return None if row is None else int(row[0])
+
+
+def open_gaps(cursor: Cursor) -> int:
+    """How many ids were jumped over and not swept yet."""
+    cursor.execute(_SQL["open_gaps"])
+    row = cursor.fetchone()
+    assert row is not None  # noqa: S101  sum() always answers
+    return int(row[0])
 
 
 def open_blocks(connection: Connection, until: int) -> int:

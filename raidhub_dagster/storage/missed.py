@@ -30,7 +30,7 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
-# Those that somebody fetches again.
+# Those that somebody fetches again: the crawl, or for blocked ones whoever consumes their queue.
 RETRIED = frozenset({State.WAITING, State.MALFORMED, State.BLOCKED})
 OPEN = RETRIED | {State.UNKNOWN_HASH}
 
@@ -45,6 +45,7 @@ class Missed(NamedTuple):
     hash: int | None = None  # of unknown activities
     error: str = ""  # for people, cut at 500 characters
     retry_in_s: float | None = None  # None: nobody has to try
+    visits: int = 1  # tries that this record stands for; they decide on the next pause
 
 
 class Due(NamedTuple):
@@ -65,10 +66,11 @@ class Backoff:
         self._scale = scale
 
     def delay_s(self, state: State, attempts: int, age_s: float = 0.0) -> float | None:
-        """Pause after visit number `attempts` (1 = the crawl's own); None for states nobody tries.
+        """Pause after visit number `attempts` (1 = the crawl's own); None: not by its row.
 
         waiting: 15 s doubling to an hour, daily after 7 days. malformed: 15 min, 1 h, 6 h, then
-        daily. blocked: every minute. All +-20 %, so that a flood does not come back as one.
+        daily. blocked: the queue of withheld reports does it. All +-20 %, so that a flood does not
+        come back as one.
         """
         match state:
             case State.WAITING if age_s < self._scale * _GIVE_UP_AFTER_S[state]:
@@ -77,8 +79,6 @@ class Backoff:
                 base_s = _DAY_S
             case State.MALFORMED:
                 base_s = _MALFORMED_S[min(attempts, len(_MALFORMED_S)) - 1]
-            case State.BLOCKED:
-                base_s = _MINUTE_S
             case _:
                 return None
         return base_s * self._scale * self._rng.uniform(0.8, 1.2)
@@ -99,7 +99,9 @@ def record(cursor: Cursor, rows: Iterable[Missed], *, source: str, reopen: bool 
     by_id = {row.instance_id: row for row in rows}
     if not by_id:
         return
-    ids, states, reasons, results, hashes, errors, retry_in_s = zip(*by_id.values(), strict=True)
+    ids, states, reasons, results, hashes, errors, retry_in_s, visits = zip(
+        *by_id.values(), strict=True
+    )
     cursor.execute(
         _SQL["record"],
         {
@@ -110,6 +112,7 @@ def record(cursor: Cursor, rows: Iterable[Missed], *, source: str, reopen: bool 
             "hashes": list(hashes),
             "errors": [error[:500] or None for error in errors],
             "retry_in_s": list(retry_in_s),
+            "visits": list(visits),
             "source": source,
             "reopen": reopen,
         },
@@ -125,6 +128,16 @@ def due(connection: Connection, *, limit: int, claim_s: float) -> list[Due]:
         cursor.execute(_SQL["due"], {"limit": limit, "claim_s": claim_s})
         rows = cursor.fetchall()
     return [Due(i, State(state), attempts, age_s) for i, state, attempts, age_s in rows]
+
+
+def forgotten(connection: Connection, *, limit: int, after_s: float) -> list[int]:
+    """Up to `limit` blocked ids that nobody touched for `after_s`, which count as touched now.
+
+    Their messages are lost when nothing is in their queue; commits.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["forgotten"], {"limit": limit, "after_s": after_s})
+        return [row[0] for row in cursor.fetchall()]
 
 
 def close(

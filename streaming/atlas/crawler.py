@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,18 +10,25 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.bungie.protocol import PgcrResult, ResultKind
-from raidhub_dagster.messaging.messages import Message, instance_store_properties
-from raidhub_dagster.messaging.topology import INSTANCE_STORE
+from raidhub_dagster.bungie.systems import POLL_S, REPORTS, off
+from raidhub_dagster.messaging.messages import (
+    Message,
+    effect_properties,
+    instance_store_properties,
+)
+from raidhub_dagster.messaging.topology import INSTANCE_STORE, PGCR_BLOCKED, PGCR_BLOCKED_RETRY
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.pgcr.envelope import pack
 from raidhub_dagster.storage import ledger, missed
 from raidhub_dagster.storage.definitions import load_tracked_hashes
 from streaming.atlas.database import Database
 from streaming.atlas.fetcher import Fetcher
-from streaming.atlas.plan import Plan, Report, Settled
+from streaming.atlas.monitor import Monitor
+from streaming.atlas.plan import Plan, Report, Settled, Withheld
 from streaming.atlas.publisher import Publisher
+from streaming.atlas.search import SHORTEST
 from streaming.atlas.visit import Visit
+from streaming.atlas.window import Sight
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +42,18 @@ CLAIM_S = 300.0
 _LEDGER_EVERY_S = 0.05  # one transaction takes all blocks done meanwhile
 _DUE_EVERY_S = 1.0
 _LOOK_AROUND_EVERY_S = 5.0  # published ids that others saw, depth of the queue
-_REPORT_EVERY_S = 15.0
+_LOOK_BACK_EVERY_S = 15.0  # sets the pace by what came in the last minutes
+_LEAST_PAUSE_S = 0.5  # of what a small scale shortens
 _DEFINITIONS_EVERY_S = 60.0
 _PRUNE_EVERY_S = 600.0
-_LAG_WINDOW_S = 240.0
+_POLL_OFF_S = 15.0  # between two looks at the API's systems while one of them is off
+# A head that says nothing for so long is worth a look by a person.
+_SILENT_S = 3600.0
+# Behind the newest stored raid begins a ledger that was begun beyond the head.
+_BACK = 10_000
+# A withheld id that nobody touched for so long while its queue is empty: the message is lost.
+_FORGOTTEN_S = 3600.0
+_FORGOTTEN_AT_ONCE = 1000
 _LEAVE_S = 5.0
 # A fetch ends after 15 s whatever happens, and a silent head is asked every 18 s.
 _SILENT_AFTER_S = 120.0
@@ -49,11 +63,11 @@ _SILENT_AFTER_S = 120.0
 class Options:
     """What a person chooses; times in seconds."""
 
-    workers: int = 25
-    block_size: int = 1000
+    block_size: int = 1000  # the largest; the pace may ask for smaller ones
     until: int | None = None  # the crawl ends when all ids up to this one are done
     lease_s: float = 60.0
     grace_s: float = 20.0  # for what is on its way when the process is asked to stop
+    scale: float = 1.0  # of our pauses
 
 
 class Crawler:
@@ -69,6 +83,7 @@ class Crawler:
         database: Database,
         fetcher: Fetcher,
         publisher: Publisher,
+        monitor: Monitor,
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
@@ -78,14 +93,15 @@ class Crawler:
         self._database = database
         self._fetcher = fetcher
         self._publisher = publisher
+        self._monitor = monitor
         self._clock = clock
         self._now = now
         self._stop = stopping
         self._visits: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._broken: BaseException | None = None
-        self._lags: deque[tuple[float, float]] = deque(maxlen=20_000)
-        self._answered: Counter[str] = Counter()
+        self._last_look = clock()
+        self._sight: Sight | None = None
         self._last_answer = clock()
         self._is_deep = False
 
@@ -102,13 +118,13 @@ class Crawler:
 
     async def run(self) -> None:
         """Crawls. Raises what no later try can cure; then the leases end by themselves."""
-        metrics.ATLAS_ACTIVE_WORKERS.set(self._options.workers)
         loops: tuple[Coroutine[Any, Any, None], ...] = (
             self._keep_ledger(),
             self._every(self._options.lease_s / 3, self._extend),
             self._every(_DUE_EVERY_S, self._claim_due),
             self._every(_LOOK_AROUND_EVERY_S, self._look_around),
-            self._every(_REPORT_EVERY_S, self._report),
+            self._every(self._scaled(_LOOK_BACK_EVERY_S), self._look_back),
+            self._watch_systems(),
             self._every(_DEFINITIONS_EVERY_S, self._reload),
             self._every(_PRUNE_EVERY_S, self._prune),
         )
@@ -157,14 +173,22 @@ class Crawler:
 
     async def _visit(self, visit: Visit) -> None:
         result = await self._fetcher.fetch(visit.instance_id, visit.malformed_retry)
-        self._observe(visit, result)
+        lag_s = None
+        if result.ended_at is not None:
+            lag_s = (self._now() - result.ended_at).total_seconds()
+        self._last_answer = self._clock()
+        self._monitor.answered(visit, result, lag_s)
         was_open = self._plan.gate.is_open
-        report = self._plan.answered(visit, result)
+        answer = self._plan.answered(visit, result, lag_s)
         if self._plan.gate.is_open != was_open:
-            self._tell_gate()
+            self._monitor.gate_moved()
         self._pump()
-        if report is not None:
-            await self._publish(report)
+        match answer:
+            case Report():
+                await self._publish(answer)
+            case Withheld():
+                await self._publisher.publish(_blocked(visit.instance_id))
+                self._plan.handed_on(visit)
 
     async def _publish(self, report: Report) -> None:
         instance_id = report.visit.instance_id
@@ -178,35 +202,6 @@ class Crawler:
         if self._plan.is_slowed:
             self._pump()
 
-    def _observe(self, visit: Visit, result: PgcrResult) -> None:
-        self._last_answer = self._clock()
-        self._answered[result.kind.name] += 1
-        tries = visit.tries + 1 if visit.due is None else -min(visit.due.attempts, 6)
-        status, attempts = str(int(result.kind)), str(tries)
-        metrics.PGCR_CRAWL_SUMMARY_STATUS.inc(status, attempts)
-        lag_s: float | None = None
-        if result.kind is ResultKind.SYSTEM_DISABLED:
-            lag_s = 0.0  # readers of the lag tell maintenance by it
-        elif result.ended_at is not None and result.kind in (
-            ResultKind.SUCCESS,
-            ResultKind.NON_RAID,
-        ):
-            lag_s = (self._now() - result.ended_at).total_seconds()
-            if visit.due is None:
-                self._lags.append((self._last_answer, lag_s))
-        if lag_s is not None and lag_s >= 0:
-            metrics.PGCR_CRAWL_SUMMARY_LAG.labels(status, attempts).observe(lag_s)
-            metrics.PGCR_CRAWL_SUMMARY_LAG_SECONDS.labels(status, attempts).observe(lag_s)
-
-    def _tell_gate(self) -> None:
-        gate = self._plan.gate
-        if gate.is_open:
-            log.info("The API answers again", extra={"action": "gate_opened"})
-        else:
-            log.warning(
-                "Paused: %s", gate.reason, extra={"action": "gate_closed", "reason": gate.reason}
-            )
-
     # The ledger.
 
     async def _keep_ledger(self) -> None:
@@ -219,6 +214,7 @@ class Crawler:
                 if not await self._lease(advance=True):
                     break
                 leased += 1
+            await self._end_search()
             if leased:
                 self._pump()
             elif until is not None and not self._plan.held and await self._is_through(until):
@@ -227,16 +223,17 @@ class Crawler:
 
     @property
     def _reserve(self) -> int:
-        return max(2 * self._options.workers, self._options.block_size // 2)
+        return max(2 * self._plan.workers, self._options.block_size // 2)
 
     async def _lease(self, *, advance: bool) -> bool:
         options = self._options
+        size = min(options.block_size, self._plan.scaling.block)
 
         def lease(connection: Connection) -> ledger.Block | None:
             return ledger.lease_block(
                 connection,
                 self._owner,
-                options.block_size,
+                size,
                 options.lease_s,
                 until=options.until,
                 advance=advance,
@@ -256,9 +253,12 @@ class Crawler:
 
     async def _hand_in(self) -> None:
         done, settled = self._plan.take_done(), self._plan.take_settled()
+        if settled:  # before the blocks: no id may be in a done one and in no row
+            await self._database.call(lambda connection: _settle(connection, settled))
+        self._monitor.unresolved(self._plan.take_unresolved())
         if done:
             lost = await self._database.call(
-                lambda connection: ledger.complete(connection, self._owner, done, source=SOURCE)
+                lambda connection: ledger.complete(connection, self._owner, done)
             )
             if lost:
                 log.warning(
@@ -266,17 +266,16 @@ class Crawler:
                     len(lost),
                     extra={"action": "lease_lost", "blocks": len(lost)},
                 )
-        if settled:
-            await self._database.call(lambda connection: _settle(connection, settled))
 
     async def _extend(self) -> None:
         held = self._plan.held
         if held:
-            await self._database.call(
+            lost = await self._database.call(
                 lambda connection: ledger.extend(
                     connection, self._owner, held, self._options.lease_s
                 )
             )
+            self._plan.forget(lost)
 
     async def _claim_due(self) -> None:
         room = self._plan.due_room
@@ -305,13 +304,15 @@ class Crawler:
         self._pump()
 
     async def _reload(self) -> None:
-        def count(connection: Connection) -> dict[missed.State, int]:
+        def count(connection: Connection) -> tuple[dict[missed.State, int], int]:
             with connection, connection.cursor() as cursor:
-                return missed.count_by_state(cursor)
+                return missed.count_by_state(cursor), ledger.open_gaps(cursor)
 
         self._fetcher.tracked_hashes = await self._database.call(load_hashes)
-        for state, rows in (await self._database.call(count)).items():
+        states, gap_ids = await self._database.call(count)
+        for state, rows in states.items():
             metrics.MISSED_PGCR_ROWS.labels(state).set(rows)
+        metrics.GAP_OPEN_IDS.set(gap_ids)
 
     async def _prune(self) -> None:
         def prune(connection: Connection) -> None:
@@ -320,33 +321,88 @@ class Crawler:
                 missed.prune(cursor)
 
         await self._database.call(prune)
+        await self._hand_on_again()
 
-    async def _report(self) -> None:
-        horizon = self._clock() - _LAG_WINDOW_S
-        while self._lags and self._lags[0][0] < horizon:
-            self._lags.popleft()
-        p20_s = None
-        if self._lags:
-            lags = sorted(lag_s for _, lag_s in self._lags)
-            p20_s = round(lags[len(lags) // 5], 1)
-            metrics.ATLAS_LAG_P20_SECONDS.set(p20_s)
-        head = self._plan.head.resolved
-        metrics.ATLAS_HEAD_ID.set(head)
-        counts, self._answered = self._answered, Counter()
-        per_s = sum(counts.values()) / _REPORT_EVERY_S
-        log.info(
-            "Head %d, %.1f answers/s",
-            head,
-            per_s,
-            extra={
-                "action": "crawl_progress",
-                "head_id": head,
-                "answers_per_s": round(per_s, 1),
-                "lag_p20_s": p20_s,
-                "open_blocks": len(self._plan.held),
-                **{kind.lower(): n for kind, n in counts.items()},
-            },
+    async def _hand_on_again(self) -> None:
+        """Messages of withheld ids that were lost, say with a purged queue, are sent once more."""
+        depths = [await self._publisher.depth(q) for q in (PGCR_BLOCKED_RETRY, PGCR_BLOCKED)]
+        if any(depth != 0 for depth in depths):  # None: the broker is away
+            return
+        ids = await self._database.call(
+            lambda connection: missed.forgotten(
+                connection, limit=_FORGOTTEN_AT_ONCE, after_s=_FORGOTTEN_S
+            )
         )
+        for instance_id in ids:
+            await self._publisher.publish(_blocked(instance_id))
+        if ids:
+            log.warning(
+                "Handed on %d withheld ids again: their queue is empty",
+                len(ids),
+                extra={"action": "withheld_handed_on", "ids": len(ids)},
+            )
+
+    # The pace, gaps, maintenance.
+
+    async def _look_back(self) -> None:
+        """Sets the pace by the last minutes; looks for a gap where nearly nothing is found."""
+        now = self._clock()
+        sight = self._sight = self._plan.evaluate()
+        self._monitor.looked(sight, max(now - self._last_look, _LEAST_PAUSE_S))
+        self._last_look = now
+        if self._plan.wants_search(sight):
+            base = await self._database.call(ledger.read_cursor)
+            if base is not None:
+                self._monitor.search_begun(sight)
+                self._plan.search(base)
+        silent_s = self._plan.silent_s
+        if silent_s >= _SILENT_S * self._options.scale:
+            self._monitor.silent(silent_s)
+            await self._restart(sight)
+        self._pump()
+
+    async def _end_search(self) -> None:
+        """Jumps when a search found a hole that is long enough for it."""
+        ended = self._plan.take_search()
+        if ended is None or self._sight is None:
+            return
+        search, jump = ended
+        gap: ledger.Block | None = None
+        if jump is not None:
+            reason = f"{search.asked} probes found nothing in it"
+            gap = await self._database.call(
+                lambda connection: ledger.jump(connection, jump.base, jump.first_id, reason)
+            )
+        if gap is None:
+            self._monitor.search_ended(search, self._sight)
+        else:
+            self._monitor.jumped(gap, SHORTEST)
+            self._plan.learn(gap.last_id + 1)
+        self._pump()
+
+    async def _restart(self, sight: Sight) -> None:
+        """Begins anew behind the stored raids when the crawl began above everything published."""
+        begun_at = await self._database.call(lambda connection: ledger.restart(connection, _BACK))
+        if begun_at is not None:
+            self._monitor.restarted(sight, begun_at, self._plan.head.resolved, _BACK)
+            self._plan.forget(self._plan.held)
+
+    async def _watch_systems(self) -> None:
+        """Keeps the gate shut while the API says that reports are switched off."""
+        while not self._stop.is_set():
+            state = await self._fetcher.systems()
+            if state is not None:
+                was_open = self._plan.gate.is_open
+                self._monitor.systems(state)
+                self._plan.systems(off(state, REPORTS))
+                if self._plan.gate.is_open != was_open:
+                    self._monitor.gate_moved()
+                self._pump()
+            pause_s = POLL_S if self._plan.gate.is_open else _POLL_OFF_S
+            await self._sleep(self._scaled(pause_s))
+
+    def _scaled(self, seconds: float) -> float:
+        return max(seconds * self._options.scale, min(seconds, _LEAST_PAUSE_S))
 
     async def _every(self, seconds: float, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await self._sleep(seconds)
@@ -382,6 +438,12 @@ class Crawler:
             len(left),
             extra={"action": "crawl_stopped", "blocks": len(left)},
         )
+
+
+def _blocked(instance_id: int) -> Message:
+    body = str(instance_id).encode()
+    properties = effect_properties(PGCR_BLOCKED_RETRY, instance_id, body)
+    return Message(PGCR_BLOCKED_RETRY, body, properties)
 
 
 def load_hashes(connection: Connection) -> dict[int, tuple[int, int]]:

@@ -1,5 +1,9 @@
-"""One report over the wire: the request, its limits, and the classified answer."""
+"""One report over the wire: the request, its limits, and the classified answer.
 
+Also the API's list of systems that are on, which comes from the other host.
+"""
+
+import logging
 from collections.abc import Callable, Container
 from datetime import datetime
 
@@ -13,10 +17,15 @@ from raidhub_dagster.bungie.protocol import (
     PgcrResult,
     classify_pgcr,
     headers,
+    read_answer,
     transport_failure,
 )
+from raidhub_dagster.bungie.systems import read_systems
+from raidhub_dagster.errors import TransientError
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Bodies come gzipped; isal opens them in half the time of zlib.
 aiohttp.set_zlib_backend(isal_zlib)
@@ -68,10 +77,32 @@ class Fetcher:
                     tracked_hashes=self.tracked_hashes,
                     now=self._now(),
                 )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            result = transport_failure(error, is_unreachable=True)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             result = transport_failure(error)
         metrics.GET_PGCR_REQ.labels(result.status).observe((self._clock() - started) * 1000)
         return result
+
+    async def systems(self) -> dict[str, bool] | None:
+        """The API's systems and whether they are on; None when it does not tell."""
+        try:
+            async with self._session.get(
+                self._endpoints.settings_url(), headers=self._headers, allow_redirects=False
+            ) as response:
+                answer = read_answer(
+                    response.status,
+                    response.headers.get("Content-Type", ""),
+                    await _read(response),
+                )
+            return read_systems(answer.response or b"")
+        except (aiohttp.ClientError, TimeoutError, OSError, TransientError) as error:
+            log.info(
+                "The API does not tell which systems are on: %r",
+                error,
+                extra={"action": "systems_unknown"},
+            )
+            return None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

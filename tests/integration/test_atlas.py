@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
 from raidhub_dagster.messaging.connection import connect as connect_broker
-from raidhub_dagster.messaging.topology import INSTANCE_STORE
+from raidhub_dagster.messaging.topology import INSTANCE_STORE, PGCR_BLOCKED_RETRY
 from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
 from raidhub_dagster.storage.postgres import connected
 
+ROOT = Path(__file__).resolve().parents[2]  # what is tested is this checkout, whatever is installed
 FIRST = 16_800_000_000
 Overrides = dict[str, Any]
 Process = subprocess.Popen[str]
@@ -46,7 +48,7 @@ def running(*arguments: object, **environment: str) -> Iterator[Process]:
         process = subprocess.Popen(
             [sys.executable, "-c", main, *map(str, arguments)],
             cwd=folder,
-            env={"PATH": os.environ["PATH"], **environment},
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -145,6 +147,16 @@ class Atlas:
     def missed(self) -> dict[int, str]:
         return dict(self.rows("SELECT instance_id, state FROM streaming.missed_pgcr"))
 
+    def taken(self, queue: str) -> list[bytes]:
+        """Bodies of every message in the queue, which is empty then."""
+        broker = connect_broker(self.settings, "pytest")
+        channel = broker.channel()
+        bodies: list[bytes] = []
+        while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            bodies.append(message[2])
+        broker.close()
+        return bodies
+
     def published(self) -> list[int]:
         """Takes every message; each body must be the report of its header's id."""
         broker = connect_broker(self.settings, "pytest")
@@ -168,7 +180,11 @@ def atlas(
     """`atlas(simulator)`."""
 
     def make(world: Simulator) -> Atlas:
-        api = {"bungie_api_key": "test-key", "pgcr_url_base": world.url}
+        api = {
+            "bungie_api_key": "test-key",
+            "pgcr_url_base": world.url,
+            "bungie_url_base": world.url,
+        }
         overrides = {**postgres, **rabbitmq, **api}
         return Atlas(settings_for(overrides), overrides)
 
@@ -240,13 +256,13 @@ def test_gives_its_blocks_back_when_asked_to_stop(atlas: MakeAtlas) -> None:
 
 
 def test_every_odd_id_ends_where_it_belongs(atlas: MakeAtlas) -> None:
-    """Late ones are published, holes wait, withheld and broken ones are kept in their states."""
+    """Late ones are published, holes wait, broken ones are kept, withheld ones handed on."""
     odd = {
         "hole": 0.01,
         "late": 0.01,
         "late_s": 3,
         "blocked": 0.2,
-        "blocked_s": 1,
+        "blocked_s": 0,
         "blocked_forever": 0.3,
         "malformed": 0.2,
         "malformed_forever": 0.3,
@@ -279,6 +295,9 @@ def test_every_odd_id_ends_where_it_belongs(atlas: MakeAtlas) -> None:
             until(lambda: crawl.cursor() > last and counts() == expected)
         raids = world.raids()
         assert {i for i in crawl.published() if i <= last} == raids
+        handed_on = sorted(int(body) for body in crawl.taken(PGCR_BLOCKED_RETRY))
+    # Each once: their own topic tries them from here on.
+    assert handed_on == sorted(i for i, state in crawl.missed().items() if state == "blocked")
     assert not raids & {i for i, state in crawl.missed().items() if state != "resolved"}
 
 
@@ -289,7 +308,7 @@ def test_says_when_the_key_is_refused_and_hardly_asks(atlas: MakeAtlas) -> None:
         with crawl.start("--workers", 3) as process:
             until(lambda: "BUNGIE_API_KEY" in crawl.health()[1].get("crawl", ""))
             assert crawl.health()[0] == 503
-            assert world.requests() <= 3
+            assert world.requests() <= 3 + 1  # and one look at the API's systems
             process.terminate()
             output = process.communicate(timeout=30)[1]
         assert process.returncode == 0
@@ -307,6 +326,7 @@ def test_is_healthy_and_counts_while_it_crawls(atlas: MakeAtlas) -> None:
     assert 'get_pgcr_req_bucket{le="10.0",status="Success"}' in metrics
     assert "pgcr_crawl_summary_lag_seconds_bucket" in metrics
     assert "atlas_active_workers 25.0" in metrics
+    assert "atlas_mode{mode=" in metrics
 
 
 def test_waits_for_maintenance_to_end(atlas: MakeAtlas) -> None:
@@ -314,7 +334,7 @@ def test_waits_for_maintenance_to_end(atlas: MakeAtlas) -> None:
         crawl = atlas(world)
         world.ask("/sim/maintenance", {"on": True})
         with crawl.start("--until", world.last, "--retry-scale", 0.01) as process:
-            until(lambda: crawl.health()[1].get("crawl") == "maintenance")
+            until(lambda: crawl.health()[1].get("crawl", "").startswith("maintenance"))
             world.ask("/sim/maintenance", {"on": False})
             assert process.wait(60) == 0
         assert sorted(crawl.published()) == sorted(world.raids())
@@ -348,9 +368,15 @@ def _highest(crawl: Atlas) -> int:
     ("arguments", "word"),
     [
         (("--workers", 0), "--workers"),
+        (("--workers", -1), "--workers"),
         (("--workers", 251), "--workers"),
-        (("--buffer", -1), "--buffer"),
+        (("--workers", 9, "--dev"), "--workers"),
+        (("--min-workers", 11, "--max-workers", 10), "--min-workers"),
+        (("--workers", 4, "--min-workers", 5), "--workers"),
+        (("--dev-skip", 4), "--dev-skip"),
+        (("--buffer", -2), "--buffer"),
         (("--target", 0), "--target"),
+        (("--target", -2), "--target"),
         (("--retry-scale", 0), "--retry-scale"),
     ],
 )

@@ -11,7 +11,6 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import ledger, missed
 from raidhub_dagster.storage.ledger import Block, Done
-from raidhub_dagster.storage.missed import Missed, State
 from raidhub_dagster.storage.postgres import connected
 
 CEILING = 10**11
@@ -99,25 +98,21 @@ def test_new_ids_stop_at_the_limit_and_at_the_ceiling(db: Connection) -> None:
     assert lease(db, "a") is None
 
 
-def test_a_block_is_done_together_with_its_missed_ids(db: Connection) -> None:
+def test_a_block_is_done_with_its_counts(db: Connection) -> None:
     lease(db, "a")
-    row = Missed(1003, State.WAITING, "not_found", 3, retry_in_s=15)
-    assert ledger.complete(db, "a", [Done(1000, 2, 7, [row])], source="atlas") == set()
+    assert ledger.complete(db, "a", [Done(1000, 2, 7, 1)]) == set()
     assert rows(db, "SELECT state, raids, non_raids, missed FROM streaming.crawl_block") == [
         ("done", 2, 7, 1)
     ]
-    assert rows(db, "SELECT instance_id, state, source FROM streaming.missed_pgcr") == [
-        (1003, "waiting", "atlas")
-    ]
     assert ledger.open_blocks(db, 1009) == 0
-    again = ledger.complete(db, "a", [Done(1000, 2, 7, [row])], source="atlas")
+    again = ledger.complete(db, "a", [Done(1000, 2, 7, 1)])
     assert again == set()  # the answer to the first try may have been lost
 
 
 def test_a_block_that_others_took_over_is_reported(db: Connection) -> None:
     lease(db, "slow", EXPIRED_S)
     lease(db, "b")
-    assert ledger.complete(db, "slow", [Done(1000, 0, 10, [])], source="atlas") == {1000}
+    assert ledger.complete(db, "slow", [Done(1000, 0, 10, 0)]) == {1000}
     assert rows(db, "SELECT state, owner FROM streaming.crawl_block") == [("leased", "b")]
 
 
@@ -125,9 +120,8 @@ def test_the_highest_published_id_comes_from_blocks_with_answers(db: Connection)
     for _ in range(3):
         lease(db, "a")
     assert ledger.highest_resolved(db) == 0
-    ledger.complete(
-        db, "a", [Done(1000, 0, 10, []), Done(1010, 1, 9, []), Done(1020, 0, 0, [])], source="a"
-    )
+    done = [Done(1000, 0, 10, 0), Done(1010, 1, 9, 0), Done(1020, 0, 0, 0)]
+    ledger.complete(db, "a", done)
     assert ledger.highest_resolved(db) == 1010
 
 
@@ -149,8 +143,8 @@ def test_old_neighbours_are_merged(db: Connection) -> None:
     """Three thousand blocks a day for ever would be a table of millions nobody needs."""
     for _ in range(6):
         lease(db, "a")
-    done = [Done(first, 1, 9, []) for first in (1000, 1010, 1020, 1040, 1050)]
-    ledger.complete(db, "a", done, source="atlas")
+    done = [Done(first, 1, 9, 0) for first in (1000, 1010, 1020, 1040, 1050)]
+    ledger.complete(db, "a", done)
     for _ in range(2):  # the second time there is nothing left to merge
         with db, db.cursor() as cursor:
             ledger.merge(cursor, older_than_s=-1)
@@ -168,7 +162,7 @@ def test_old_neighbours_are_merged(db: Connection) -> None:
 def test_a_block_younger_than_90_days_is_not_merged(db: Connection) -> None:
     for _ in range(2):
         lease(db, "a")
-    ledger.complete(db, "a", [Done(1000, 1, 9, []), Done(1010, 1, 9, [])], source="atlas")
+    ledger.complete(db, "a", [Done(1000, 1, 9, 0), Done(1010, 1, 9, 0)])
     with db, db.cursor() as cursor:
         ledger.merge(cursor)
     assert len(rows(db, "SELECT first_id FROM streaming.crawl_block")) == 2
@@ -178,7 +172,7 @@ def test_a_hole_has_resolved_ids_on_both_sides(db: Connection) -> None:
     """At the head a 404 means not yet, whatever its age."""
     for _ in range(3):
         lease(db, "a")
-    done = [Done(1000, 0, 10, []), Done(1010, 0, 5, []), Done(1020, 0, 1, [])]
-    ledger.complete(db, "a", done, source="atlas")
+    done = [Done(1000, 0, 10, 0), Done(1010, 0, 5, 0), Done(1020, 0, 1, 0)]
+    ledger.complete(db, "a", done)
     with db, db.cursor() as cursor:
         assert missed.holes(cursor, [1005, 1015, 1025, 999]) == {1005, 1015}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streaming.atlas.gate import Gate
+from streaming.atlas.gate import Gate, Throttles
 
 
 class Clock:
@@ -61,6 +61,50 @@ def test_answers_that_were_on_their_way_do_not_double_the_pause(gate: Gate, cloc
     for _ in range(25):
         gate.close("throttled", 10, trial=False)
     assert gate.until == clock.time + 10
+
+
+def test_an_outage_is_looked_at_more_often(gate: Gate, clock: Clock) -> None:
+    """An API that just says nothing is not made worse by a fetch every 20 s."""
+    gate.close("errors", 5, trial=False, longest_s=20)
+    for _ in range(5):
+        clock.time = gate.until
+        gate.enter()
+        gate.close("errors", 5, trial=True, longest_s=20)
+    assert gate.until == clock.time + 20
+
+
+def test_a_list_of_systems_holds_the_gate_until_it_says_otherwise(gate: Gate, clock: Clock) -> None:
+    gate.hold("maintenance: Destiny2", 60)
+    clock.time += 170
+    assert not gate.lets_through()
+    gate.hold("maintenance: Destiny2", 60)
+    clock.time += 170
+    assert not gate.lets_through()
+    gate.end_maintenance()
+    assert gate.lets_through()
+    assert gate.enter()  # one fetch, in case the list is wrong
+
+
+def test_the_end_of_a_maintenance_opens_no_gate_that_is_shut_for_another_reason(
+    gate: Gate, clock: Clock
+) -> None:
+    gate.close("throttled", 60, trial=False)
+    gate.end_maintenance()
+    assert not gate.lets_through()
+    assert gate.until == clock.time + 60
+
+
+def test_most_of_the_last_answers_are_throttles() -> None:
+    throttles = Throttles()
+    for _ in range(100):
+        throttles.count(False)
+    for _ in range(8):
+        throttles.count(True)
+    assert not throttles.are_most
+    throttles.count(True)
+    assert throttles.are_most
+    throttles.forget()
+    assert not throttles.are_most
 
 
 def test_keeps_a_longer_pause_the_api_asks_for(gate: Gate, clock: Clock) -> None:

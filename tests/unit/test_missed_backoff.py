@@ -39,7 +39,7 @@ class Ends:
         (State.MALFORMED, 3, 0, 6 * HOUR_S),
         (State.MALFORMED, 4, 0, DAY_S),
         (State.MALFORMED, 14, 0, DAY_S),
-        (State.BLOCKED, 500, 30 * DAY_S, MINUTE_S),
+        (State.BLOCKED, 1, 0, None),
         (State.UNKNOWN_HASH, 1, 0, None),
         (State.MISSING, 1, 0, None),
         (State.RESOLVED, 1, 0, None),
@@ -52,8 +52,8 @@ def test_delay(state: State, attempts: int, age_s: float, delay_s: float | None)
 
 def test_jitter_is_a_fifth_to_both_sides() -> None:
     backoff = Backoff(Ends())
-    delays = [backoff.delay_s(State.BLOCKED, 1) for _ in range(2)]
-    assert delays == pytest.approx([48, 72])
+    delays = [backoff.delay_s(State.MALFORMED, 1) for _ in range(2)]
+    assert delays == pytest.approx([720, 1080])
 
 
 def test_the_scale_shortens_delays_and_ages() -> None:

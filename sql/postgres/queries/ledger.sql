@@ -17,10 +17,15 @@ SELECT max(instance_id) FROM core.instance WHERE instance_id < %(ceiling)s;
 -- name: highest_resolved
 -- Primary key, backwards: nearly every done block holds something resolved, so the first one met
 -- ends the search. Some id of that block was published, so ids below its start have a successor.
-SELECT first_id FROM streaming.crawl_block
-WHERE state = 'done' AND raids + non_raids > 0
-ORDER BY first_id DESC
-LIMIT 1;
+-- Gaps are few: a scan.
+SELECT greatest(
+    (SELECT first_id FROM streaming.crawl_block
+     WHERE state = 'done' AND raids + non_raids > 0
+     ORDER BY first_id DESC
+     LIMIT 1),
+    (SELECT max(last_id) + 1 FROM streaming.gap),
+    0
+);
 
 -- name: take_over
 -- Index crawl_block_open_idx holds the few open blocks. Lowest ids first: the oldest reports wait
@@ -60,7 +65,50 @@ VALUES (%(first_id)s, %(last_id)s, 'leased', %(owner)s,
 -- Primary key. A lease that ran out counts again as long as nobody else took the block.
 UPDATE streaming.crawl_block
 SET lease_until = now() + %(lease_s)s * interval '1 second'
-WHERE first_id = ANY(%(first_ids)s) AND owner = %(owner)s AND state = 'leased';
+WHERE first_id = ANY(%(first_ids)s) AND owner = %(owner)s AND state = 'leased'
+RETURNING first_id;
+
+-- name: jump
+-- Under the cursor's row lock, and only if it still stands where the search began: two processes
+-- that search at once record one gap, and no block can lie inside it.
+WITH moved AS (
+    UPDATE streaming.crawl_cursor
+    SET next_id = %(first_id)s, updated_at = now()
+    WHERE name = %(name)s AND next_id = %(base)s
+      AND %(first_id)s > next_id AND %(first_id)s < ceiling
+    RETURNING next_id
+)
+INSERT INTO streaming.gap (first_id, last_id, reason)
+SELECT %(base)s, moved.next_id - 1, %(reason)s
+FROM moved
+RETURNING first_id, last_id;
+
+-- name: restart
+-- The row lock of the cursor keeps new blocks away until the old ones are dropped.
+WITH newest AS (
+    SELECT max(i.instance_id) AS id
+    FROM core.instance AS i, streaming.crawl_cursor AS c
+    WHERE c.name = %(name)s AND i.instance_id < c.ceiling
+)
+UPDATE streaming.crawl_cursor AS c
+SET first_id = greatest(newest.id + 1 - %(back)s, 1),
+    next_id = greatest(newest.id + 1 - %(back)s, 1),
+    updated_at = now()
+FROM newest
+WHERE c.name = %(name)s AND newest.id + 1 < c.first_id
+  AND NOT EXISTS (
+      SELECT FROM streaming.crawl_block WHERE state = 'done' AND raids + non_raids > 0
+  )
+RETURNING c.first_id;
+
+-- name: drop_blocks
+DELETE FROM streaming.crawl_block;
+
+-- name: drop_gaps
+DELETE FROM streaming.gap;
+
+-- name: open_gaps
+SELECT coalesce(sum(last_id - first_id + 1), 0) FROM streaming.gap WHERE state <> 'done';
 
 -- name: complete
 -- Primary key. Again with the same values when the answer to the first try was lost.

@@ -7,11 +7,13 @@
 INSERT INTO streaming.missed_pgcr AS m
     (instance_id, state, reason, last_result, hash, last_error, attempts, source,
      last_attempt_at, next_attempt_at)
-SELECT r.instance_id, r.state, r.reason, r.last_result, r.hash, r.last_error, 1, %(source)s,
+SELECT r.instance_id, r.state, r.reason, r.last_result, r.hash, r.last_error, r.visits,
+       %(source)s,
        now(), now() + r.retry_in_s * interval '1 second'
 FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(reasons)s::text[], %(results)s::smallint[],
-            %(hashes)s::bigint[], %(errors)s::text[], %(retry_in_s)s::double precision[])
-     AS r(instance_id, state, reason, last_result, hash, last_error, retry_in_s)
+            %(hashes)s::bigint[], %(errors)s::text[], %(retry_in_s)s::double precision[],
+            %(visits)s::int[])
+     AS r(instance_id, state, reason, last_result, hash, last_error, retry_in_s, visits)
 -- A block that is crawled again may meet an error where the report is stored already.
 WHERE NOT EXISTS (SELECT FROM core.instance AS i WHERE i.instance_id = r.instance_id)
 ORDER BY r.instance_id
@@ -22,7 +24,7 @@ ON CONFLICT (instance_id) DO UPDATE SET
     hash = coalesce(excluded.hash, m.hash),
     last_error = excluded.last_error,
     attempts = CASE WHEN m.closed_at IS NULL AND m.state = excluded.state
-                    THEN m.attempts + 1 ELSE 1 END,
+                    THEN m.attempts + excluded.attempts ELSE greatest(excluded.attempts, 1) END,
     first_seen_at = CASE WHEN m.closed_at IS NULL THEN m.first_seen_at ELSE now() END,
     last_attempt_at = now(),
     next_attempt_at = excluded.next_attempt_at,
@@ -37,7 +39,8 @@ SET next_attempt_at = now() + %(claim_s)s * interval '1 second'
 FROM (
     SELECT instance_id
     FROM streaming.missed_pgcr
-    WHERE state IN ('waiting', 'malformed', 'blocked') AND next_attempt_at <= now()
+    -- Not the blocked ones: they are tried from their queue.
+    WHERE state IN ('waiting', 'malformed') AND next_attempt_at <= now()
     ORDER BY next_attempt_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
@@ -45,6 +48,22 @@ FROM (
 WHERE m.instance_id = picked.instance_id
 RETURNING m.instance_id, m.state, m.attempts,
           extract(epoch FROM now() - m.first_seen_at)::double precision AS age_s;
+
+-- name: forgotten
+-- A scan, every ten minutes and only while the queue of blocked ids is empty.
+UPDATE streaming.missed_pgcr AS m
+SET last_attempt_at = now()
+FROM (
+    SELECT instance_id
+    FROM streaming.missed_pgcr
+    WHERE state = 'blocked'
+      AND coalesce(last_attempt_at, first_seen_at) < now() - %(after_s)s * interval '1 second'
+    ORDER BY instance_id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS picked
+WHERE m.instance_id = picked.instance_id
+RETURNING m.instance_id;
 
 -- name: lock
 -- Primary key. Ascending, for the same reason as in record.
