@@ -20,6 +20,8 @@ _SQL = load("postgres", "outbox")
 class Backlog(NamedTuple):
     unsent: int
     oldest_s: float  # 0 when nothing waits
+    clickhouse_oldest_s: float  # of the rows and corrections that ClickHouse lacks
+    dirty_days: int  # whose aggregates in ClickHouse must be rebuilt
 
 
 def relay_messages(

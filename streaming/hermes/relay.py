@@ -53,6 +53,8 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads) -> list[Lo
                 backlog = outbox.backlog(connection)
                 metrics.OUTBOX_UNSENT.set(backlog.unsent)
                 metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_s)
+                metrics.CLICKHOUSE_OLDEST_SECONDS.set(backlog.clickhouse_oldest_s)
+                metrics.CLICKHOUSE_DIRTY_DAYS.set(backlog.dirty_days)
                 prune_batches(connection, now=datetime.now(UTC))
                 return outbox.prune(connection, limit=_PRUNE_BATCH) == _PRUNE_BATCH
 
