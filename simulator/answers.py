@@ -72,6 +72,7 @@ def error(code: int, *, throttle_seconds: int = 0, data: dict[str, str] | None =
 
 
 _PAGES = {
+    200: "Bungie.net",
     403: "Access denied",
     404: "404 - File or directory not found.",
     502: "502 Bad Gateway",

@@ -51,6 +51,7 @@ class Controls:
             web.get("/sim/faults", _guarded(self.faults)),
             web.post("/sim/faults", _guarded(self.faults)),
             web.post("/sim/maintenance", _guarded(self.maintenance)),
+            web.post("/sim/keys", _guarded(self.keys)),
             web.post("/sim/manifest", _guarded(self.manifest)),
             web.get("/truth/raids", _guarded(self.raids)),
             web.get("/truth/players", _guarded(self.players)),
@@ -116,6 +117,14 @@ class Controls:
             )
         off = self._simulator.switched_off
         self._simulator.switched_off = off | set(systems) if body["on"] else off - set(systems)
+        return await self.state(request)
+
+    async def keys(self, request: web.Request) -> web.StreamResponse:
+        """Body {"keys": [text]}: only these API keys are good from now on, none means any."""
+        keys = (await _object(request)).get("keys")
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+            raise _BadRequestError("keys must be a list of texts")
+        self._simulator.keys = frozenset(keys)
         return await self.state(request)
 
     async def manifest(self, request: web.Request) -> web.StreamResponse:

@@ -45,6 +45,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     bad_gateway: float = 0.0005  # a 502 page
     unavailable: float = 0.00005  # a 503 page
     edge_block: float = 0.0  # a 403 page
+    html: float = 0.0  # a page with status 200: some front end answers for the API
     game_throttle: float = 0.00005  # code 1672, every second one with HTTP 200
     reset: float = 0.0005  # connection cut before the answer
     truncated: float = 0.0005  # half of the compressed body, then the connection ends
@@ -72,7 +73,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
 
 _ID_SHARES = ("hole", "hole_run", "late", "blocked", "malformed", "growing")
 _ACCIDENTS = (
-    "unexpected", "bad_gateway", "unavailable", "edge_block", "game_throttle", "reset",
+    "unexpected", "bad_gateway", "unavailable", "edge_block", "html", "game_throttle", "reset",
     "truncated", "broken_json", "stall",
 )  # fmt: skip
 
@@ -278,6 +279,8 @@ class Accidents:
                 return answers.page(503)
             case "edge_block":
                 return answers.page(403)
+            case "html":
+                return answers.page(200)
             case "game_throttle":
                 answer = answers.error(1672)
                 return answer if self._rng.random() < 0.5 else Answer(200, answer.body)

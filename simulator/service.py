@@ -70,6 +70,7 @@ class Simulator:
         self.truth = Truth(self.world, self.publication, self.fates, self.replayed, clock)
         self.manifest = Manifest(self.world)
         self.switched_off: frozenset[str] = frozenset()
+        self.keys = config.keys
         self.addresses: Counter[str] = Counter()
         self.metrics = _Metrics()
         self.metrics.head.set_function(lambda: self.publication.head)
@@ -170,7 +171,7 @@ class Simulator:
         key = headers.get("X-API-Key")
         if not key:
             return answers.error(2102), "no_key"
-        if self.config.keys and key not in self.config.keys:
+        if self.keys and key not in self.keys:
             return answers.error(2101), "bad_key"
         rate, burst = (
             (faults.report_limit_per_s, faults.report_burst)

@@ -1,11 +1,12 @@
 """The whole system in a folder of its own: started by its own stack, watched, killed, compared."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,34 @@ class System:
             os.kill(pid, signal.SIGKILL)
         return bool(pid)
 
+    def stop(self, name: str) -> None:
+        """Orderly, and returns when it has ended; nothing starts it again but `start`."""
+        self.supervisor.stop_process(name)
+
+    def start(self, name: str) -> None:
+        self.supervisor.start_process(name)
+
+    def log(self, name: str) -> str:
+        """What the process wrote so far."""
+        return (self.supervisor.logs / f"{name}.log").read_text("utf-8", "replace")
+
+    def health(self, name: str) -> dict[str, str]:
+        """Checks of a process' /healthz, each "ok" or its reason; empty when it does not answer."""
+        port = getattr(self.settings, f"{name}_metrics_port")
+        try:
+            checks: dict[str, str] = requests.get(
+                f"http://127.0.0.1:{port}/healthz", timeout=10
+            ).json()["checks"]
+        except requests.ConnectionError:
+            return {}
+        return checks
+
+    def requests_seen(self, endpoint: str) -> int:
+        """Requests at the simulator since its start: "report" or "other"; refused ones too."""
+        text = requests.get(f"{self.simulator}/metrics", timeout=60).text
+        pattern = rf'^simulator_requests_total{{endpoint="{endpoint}",.*}} (\S+)$'
+        return int(sum(float(n) for n in re.findall(pattern, text, re.MULTILINE)))
+
     def ask(self, path: str, **body: Any) -> Any:
         """What the simulator's control answers, once it is up."""
         answer = requests.request(
@@ -91,17 +120,25 @@ def wait_for(
 
 
 @contextmanager
-def system(folder: Path, *, simulator: str, atlas: str | None = None) -> Iterator[System]:
+def system(
+    folder: Path,
+    *,
+    simulator: str,
+    atlas: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[System]:
     """A stack without Dagster, and without atlas when there are no arguments for it.
 
-    All of it ends with the block, or with this process.
+    `variables` are what a person would have in the environment. All of it ends with the block, or
+    with this process.
     """
     folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
     environment = {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields},
         "RAIDHUB_PORT_BASE": str(free_base()),
         "RAIDHUB_SIMULATOR_ARGS": simulator,
         "RAIDHUB_ATLAS_ARGS": atlas or "",
+        **(variables or {}),
     }
     command = [find_program("setpriv"), "--pdeathsig=TERM", "--", sys.executable, "-m"]
     command += ["raidhub_dagster", "up", "--foreground"]
