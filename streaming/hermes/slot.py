@@ -170,4 +170,8 @@ class Slot:
         try:
             self.close()
         except Exception:
-            log.exception("A handler of %s did not close", self._topic.name)
+            log.exception(
+                "A handler of %s did not close",
+                self._topic.name,
+                extra={"action": "handler_not_closed", "queue": self._topic.name},
+            )
