@@ -29,7 +29,12 @@ def _emit(handler: Any, record: Any) -> None:
                 handler.stream = Path(handler.baseFilename).open("ab")  # noqa: SIM115  as long as the process
 
 
-if __name__ == "__main__":
+def bear_a_full_disk() -> None:
+    """From here on no handler of supervisord's loggers raises."""
     loggers.Handler.handleError = _drop
     loggers.RotatingFileHandler.emit = _emit
+
+
+if __name__ == "__main__":
+    bear_a_full_disk()
     supervisord.main()

@@ -258,7 +258,7 @@ def documented_pauses() -> dict[str, float]:
 
     0 where the last column names no time.
     """
-    found = {}
+    found: dict[str, float] = {}
     for line in ALERTS.read_text("utf-8").splitlines():
         cells = [cell.strip(" `*") for cell in line.strip("|").split("|")]
         if len(cells) == 5 and set(cells[0]) != {"-"}:
