@@ -50,6 +50,8 @@ def _stream(stream: Stream | None) -> Iterator[tuple[str, str | None]]:
     newest = "no raid stored yet"
     if stream.newest_id is not None and stream.newest_age_s is not None:
         newest = f"raid {stream.newest_id} ended {_age(stream.newest_age_s)} ago"
+        if stream.newest_stored_s is not None:
+            newest += f", stored {_age(stream.newest_stored_s)} ago"
     yield "newest", newest
     missed = ", ".join(f"{state} {rows}" for state, rows in stream.missed.items() if rows)
     gaps = f"{stream.open_gaps} open gaps ({stream.open_gap_ids} ids)"

@@ -33,6 +33,7 @@ class Stream(NamedTuple):
     raids_last_minute: int  # stored
     newest_id: int | None  # raid
     newest_age_s: float | None  # since it ended
+    newest_stored_s: float | None  # since it was stored
     open_gaps: int
     open_gap_ids: int
     unsent: int  # effects in the outbox

@@ -65,9 +65,10 @@ def test_the_stream_is_measured_in_the_database(
             cursor.execute(_ROWS)
         found = measure_stream(connection)
     assert empty == Stream(
-        0, 0, None, None, 0, 0, 0, 0.0, 0, 0.0, 0, dict.fromkeys(empty.missed, 0)
+        0, 0, None, None, None, 0, 0, 0, 0.0, 0, 0.0, 0, dict.fromkeys(empty.missed, 0)
     )
     assert (found.ids_last_minute, found.raids_last_minute) == (1500, 2)
+    assert (found.newest_id, found.newest_age_s) == (None, None), "there is no instance yet"
     assert (found.open_gaps, found.open_gap_ids) == (2, 150)
     assert found.missed == {
         State.WAITING: 2,
@@ -232,6 +233,7 @@ def test_lines_say_what_waits_and_leave_out_what_does_not() -> None:
         300,
         77,
         125.4,
+        8.0,
         1,
         15_680,
         100_001,
@@ -251,7 +253,7 @@ def test_lines_say_what_waits_and_leave_out_what_does_not() -> None:
     assert lines == [
         "crawl       head - | no regime yet, - workers | lag P20 -",
         "rates       100.0 ids/s, 5.0 raids/s in the last minute",
-        "newest      raid 77 ended 0:02:05 ago",
+        "newest      raid 77 ended 0:02:05 ago, stored 8 s ago",
         "missed      waiting 3; 1 open gaps (15680 ids)",
         "outbox      more than 100000 unsent, the oldest for 90 s",
         "clickhouse  0 rows pending; 2 days to rebuild",

@@ -87,6 +87,7 @@ SELECT
      WHERE date_crawled > now() - interval '1 minute') AS raids_last_minute,
     newest.instance_id AS newest_id,
     extract(epoch FROM now() - newest.date_completed)::float8 AS newest_age_s,
+    extract(epoch FROM now() - newest.date_crawled)::float8 AS newest_stored_s,
     gaps.open_gaps,
     gaps.open_ids,
     outbox.unsent,
@@ -116,5 +117,7 @@ CROSS JOIN (
     ) AS few
 ) AS corrections
 LEFT JOIN (
-    SELECT instance_id, date_completed FROM core.instance ORDER BY instance_id DESC LIMIT 1
+    SELECT instance_id, date_completed, date_crawled
+    FROM core.instance LEFT JOIN raw.pgcr USING (instance_id)
+    ORDER BY instance_id DESC LIMIT 1
 ) AS newest ON true;
