@@ -38,7 +38,7 @@ def report_progress(
             progress += clickhouse_progress(client)
     except TransientError as error:
         away = str(error)
-        context.log.warning(away, extra={"action": "clickhouse_unreachable"})
+        context.log.warning("%s", away, extra={"action": "clickhouse_unreachable"})
 
     before = _read_cursor(context.cursor)
     # Tables that could not be read keep their state: ClickHouse back and unchanged is no news.

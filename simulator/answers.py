@@ -83,7 +83,7 @@ def error(code: int, *, throttle_seconds: int = 0, data: dict[str, str] | None =
 CODES = frozenset(_ERRORS)
 
 _PAGES = {
-    200: "Just a moment...",
+    200: "Bungie.net",
     401: "401 Unauthorized",
     403: "Access denied",
     404: "404 - File or directory not found.",
@@ -95,8 +95,11 @@ _PAGES = {
 PAGES = frozenset(_PAGES)
 
 
-def page(status: int) -> Answer:
-    """What the edge says instead of the API."""
-    title = _PAGES[status]
+CHALLENGE = "Just a moment..."  # title of the edge's page for those it takes for robots
+
+
+def page(status: int, title: str | None = None) -> Answer:
+    """What the edge says instead of the API; `title` instead of the usual one."""
+    title = title or _PAGES[status]
     head, body = f"<head><title>{title}</title></head>", f"<body><h1>{title}</h1></body>"
     return Answer(status, f"<!DOCTYPE html><html>{head}{body}</html>".encode(), HTML)

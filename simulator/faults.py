@@ -48,6 +48,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     unavailable: float = 0.000002  # a 503 page
     edge_block: float = 0.0  # a 403 page
     challenge: float = 0.0  # a page of the edge with HTTP 200
+    html: float = 0.0  # another page with HTTP 200: some front end answers for the API
     game_throttle: float = 0.000002  # code 1672, every second one with HTTP 200
     reset: float = 0.0005  # connection cut before the answer
     truncated: float = 0.0005  # half of the compressed body, then the connection ends
@@ -76,8 +77,8 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
 
 _ID_SHARES = ("hole", "hole_run", "late", "blocked", "malformed", "growing")
 _ACCIDENTS = (
-    "unexpected", "bad_gateway", "unavailable", "edge_block", "challenge", "game_throttle",
-    "reset", "truncated", "broken_json", "stall",
+    "unexpected", "bad_gateway", "unavailable", "edge_block", "challenge", "html",
+    "game_throttle", "reset", "truncated", "broken_json", "stall",
 )  # fmt: skip
 
 
@@ -283,6 +284,8 @@ class Accidents:
             case "edge_block":
                 return answers.page(403)
             case "challenge":
+                return answers.page(200, answers.CHALLENGE)
+            case "html":
                 return answers.page(200)
             case "game_throttle":
                 answer = answers.error(1672)

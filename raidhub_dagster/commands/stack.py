@@ -4,13 +4,17 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import click
+import msgspec
 
+from raidhub_dagster.commands.overview import stream_lines
 from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.lifecycle import Stack
+from raidhub_dagster.stack.overview import look
 
 
 def here() -> Stack:
@@ -47,15 +51,31 @@ def down() -> None:
 
 
 @click.command()
-def status() -> None:
-    """Say what runs and what is unhealthy, and why; exit 1 unless all is well."""
-    found = here().health()
-    for service in found:
-        word = "healthy" if service.problem is None else "UNHEALTHY"
-        click.echo(
-            f"{service.name:18} {service.state:9} {word:10} {service.problem or ''}".rstrip()
-        )
-    if any(service.problem is not None for service in found):
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def status(as_json: bool) -> None:
+    """Say what runs, what is unhealthy and why, and how the stream does.
+
+    Exit 1 unless every service is healthy.
+    """
+    stack = here()
+    processes = stack.supervisor.running()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look, stack.environment.settings, processes)
+        services = stack.health()
+        overview = looking.result()
+    if as_json:
+        summary = {"services": [s._asdict() for s in services], "stream": overview.as_json()}
+        click.echo(msgspec.json.encode(summary))
+    else:
+        for service in services:
+            word = "healthy" if service.problem is None else "UNHEALTHY"
+            click.echo(
+                f"{service.name:18} {service.state:9} {word:10} {service.problem or ''}".rstrip()
+            )
+        click.echo()
+        for line in stream_lines(overview):
+            click.echo(line)
+    if any(service.problem is not None for service in services):
         sys.exit(1)
 
 

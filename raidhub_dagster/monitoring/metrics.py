@@ -195,6 +195,9 @@ INSTANCE_FETCH_TO_COMMIT_SECONDS = Histogram(
 )
 OUTBOX_UNSENT = MeasuredGauge("outbox_unsent", "Effects that must still leave the outbox.")
 OUTBOX_OLDEST_SECONDS = MeasuredGauge("outbox_oldest_seconds", "Age of the oldest unsent effect.")
+CLICKHOUSE_OLDEST_SECONDS = MeasuredGauge(
+    "clickhouse_oldest_seconds", "Age of the oldest row or correction that ClickHouse lacks."
+)
 CLICKHOUSE_DIRTY_DAYS = MeasuredGauge(
     "clickhouse_dirty_days", "Days whose aggregates must be rebuilt."
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import psycopg2
 
 from raidhub_dagster.errors import ConfigurationError, TransientError
 from raidhub_dagster.stack.environment import Environment, leftovers
-from raidhub_dagster.stack.process import UnhealthyError, is_taken, wait_until
+from raidhub_dagster.stack.process import UnhealthyError, ask_all, is_taken, wait_until
 from raidhub_dagster.stack.services import Service, services
 from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage import clickhouse_lookups, postgres
@@ -27,6 +28,8 @@ Tell = Callable[[str], None]
 
 # Loading definitions takes the code server 5-15 s on two busy cores, the broker's first boot 10.
 _READY_LIMIT_S = 180
+# The slowest probe gives up after 10 s by itself, and says then what it was waiting for.
+_PROBE_LIMIT_S = 12
 _STORES_PHASE = 1  # after it the schema is brought up to date
 
 # supervisord keeps none of these going.
@@ -113,16 +116,22 @@ class Stack:
 
     def health(self) -> list[Health]:
         """Every service asked once. Raises TransientError when no stack runs here."""
-        states = self.supervisor.states()
-        if not states:
-            raise TransientError("the stack is not running; start it with: raidhub up")
+        states = self.supervisor.running()
+        asked = {
+            service.name: service
+            for service in services(self.environment)
+            if service.name in states or not service.is_local  # else left out on purpose
+        }
+        answers = ask_all(
+            {name: partial(_problem, service) for name, service in asked.items()},
+            limit_s=_PROBE_LIMIT_S,
+        )
         found = []
-        for service in services(self.environment):
+        for service in asked.values():
             known = states.get(service.name)
-            if known is None and service.is_local:
-                continue  # left out on purpose
             state = "external" if known is None else known.state.lower()
-            problem = _problem(service)
+            answer = answers[service.name]
+            problem = str(answer) if isinstance(answer, TransientError) else answer
             if known is not None and known.state != "RUNNING":
                 problem = f"{state}: {known.description or problem}"
             found.append(Health(service.name, state, problem))

@@ -10,16 +10,19 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from raidhub_dagster.errors import ConfigurationError, TransientError
 
 HOST = "127.0.0.1"
+
+Result = TypeVar("Result")
 
 
 class UnhealthyError(TransientError):
@@ -125,6 +128,38 @@ def wait_until(
             if clock() >= end:
                 raise
         sleep(pause_s)
+
+
+def ask_all(
+    questions: Mapping[str, Callable[[], Result]], *, limit_s: float
+) -> dict[str, Result | TransientError]:
+    """Answers to all questions, asked at the same time; what a question raises is its answer.
+
+    Whatever has not answered after `limit_s` gets a TransientError that says so, and is left to
+    itself: its thread does not keep the process from ending.
+    """
+    answers: dict[str, Result | TransientError] = {}
+
+    def ask(name: str, question: Callable[[], Result]) -> None:
+        try:
+            answers[name] = question()
+        except TransientError as error:
+            answers[name] = error
+        except Exception as error:  # noqa: BLE001  drivers raise what they like
+            said = " ".join(str(error).split()) or type(error).__name__
+            answers[name] = TransientError(said)
+
+    threads = {
+        name: threading.Thread(target=ask, args=(name, question), name=name, daemon=True)
+        for name, question in questions.items()
+    }
+    for thread in threads.values():
+        thread.start()
+    ends_at = time.monotonic() + limit_s
+    for thread in threads.values():
+        thread.join(max(0.0, ends_at - time.monotonic()))
+    late = TransientError(f"no answer within {limit_s:g} s")
+    return {name: answers.get(name, late) for name in questions}
 
 
 @contextmanager

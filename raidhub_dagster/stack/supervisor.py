@@ -20,6 +20,7 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from raidhub_dagster.errors import TransientError
 from raidhub_dagster.stack.environment import STACK_MARK
 from raidhub_dagster.stack.process import Server, UnhealthyError, find_program, wait_until
 
@@ -108,7 +109,14 @@ class Supervisor:
         configuration = str(self.home / "supervisord.conf")
         with (self.logs / "supervisord.out").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603  a command of ours
-                [*tie, sys.executable, "-m", "supervisor.supervisord", "-c", configuration],
+                [
+                    *tie,
+                    sys.executable,
+                    "-m",
+                    "raidhub_dagster.stack.supervisord",
+                    "-c",
+                    configuration,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -142,6 +150,13 @@ class Supervisor:
             }
         except _GONE:
             return {}
+
+    def running(self) -> dict[str, State]:
+        """`states` of a stack that is there. Raises TransientError when none runs here."""
+        states = self.states()
+        if not states:
+            raise TransientError("the stack is not running; start it with: raidhub up")
+        return states
 
     def add_processes(self) -> None:
         """Takes in those of the configuration that it does not know yet; touches no other."""

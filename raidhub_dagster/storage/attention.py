@@ -27,11 +27,3 @@ def tell_unknown_hashes(connection: Connection, tell: Callable[[UnknownHash], ob
         cursor.execute(_SQL["claim_unknown_hashes"])
         for row in cursor.fetchall():
             tell(UnknownHash(*row))
-
-
-def count_dirty_days(connection: Connection) -> int:
-    """Days of ClickHouse's aggregates that must be rebuilt."""
-    with connection, connection.cursor() as cursor:
-        cursor.execute(_SQL["count_dirty_days"])
-        (row,) = cursor.fetchall()
-    return int(row[0])

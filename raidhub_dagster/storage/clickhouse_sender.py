@@ -231,7 +231,7 @@ class _Step:
         except (_HeldError, _RefusedError) as error:
             self.held += 1
             self._execute("hold_batch", batch=batch.id, reason=f"held: {error}")
-            self._report(batch, "Held a batch", "clickhouse_batch_held", str(error))
+            self._report(batch, "clickhouse_batch_held", str(error))
             return
         self._execute("begin_attempt", batch=batch.id)
         days: set[date] = set()
@@ -243,7 +243,7 @@ class _Step:
         except _RefusedError as error:
             self.refusals.append(str(error))
             self._execute("record_refusal", batch=batch.id, reason=str(error))
-            self._report(batch, "A batch was refused", "clickhouse_batch_refused", str(error))
+            self._report(batch, "clickhouse_batch_refused", str(error))
             return
         with self.connection, self.connection.cursor() as cursor:
             names = {"batch": batch.id, "now": self.now}
@@ -325,8 +325,12 @@ class _Step:
         with self.connection, self.connection.cursor() as cursor:
             cursor.execute(_POSTGRES[name], {"now": self.now, **parameters})
 
-    def _report(self, batch: _Batch, text: str, action: str, error: str) -> None:
-        log.warning(text, extra={"action": action, "batch": batch.id, "error": error})
+    def _report(self, batch: _Batch, action: str, error: str) -> None:
+        log.warning(
+            "A batch did not get into ClickHouse: %s",
+            error,
+            extra={"action": action, "batch": batch.id},
+        )
 
 
 def _keyed(outbox_id: int, body: bytes) -> _Row:

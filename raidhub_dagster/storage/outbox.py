@@ -21,7 +21,8 @@ class Backlog(NamedTuple):
     unsent: int
     oldest_s: float  # 0 when nothing waits, here and below
     oldest_message_s: float
-    oldest_row_s: float  # of ClickHouse's
+    clickhouse_oldest_s: float  # of the rows and corrections that ClickHouse lacks
+    dirty_days: int  # whose aggregates in ClickHouse must be rebuilt
 
 
 def relay_messages(

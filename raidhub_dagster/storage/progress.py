@@ -8,6 +8,7 @@ from typing import NamedTuple
 from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.storage.missed import OPEN, State, count_by_state
 from raidhub_dagster.storage.queries import load
 
 _POSTGRES = load("postgres", "progress")
@@ -23,6 +24,34 @@ class Progress(NamedTuple):
     newest_id: int | None
     lag_s: float | None  # age of what the table's description says, never negative
     waiting: int | None  # rows that somebody still has to work on, counted up to 100 001
+
+
+class Stream(NamedTuple):
+    """What PostgreSQL knows of the stream at one moment. Counts of what waits stop at 100 001."""
+
+    ids_last_minute: int  # of blocks that were finished in it: a block counts at its end
+    raids_last_minute: int  # stored
+    newest_id: int | None  # raid
+    newest_age_s: float | None  # since it ended
+    newest_stored_s: float | None  # since it was stored
+    open_gaps: int
+    open_gap_ids: int
+    unsent: int  # effects in the outbox
+    unsent_oldest_s: float
+    clickhouse_pending: int  # rows and corrections that it lacks
+    clickhouse_oldest_s: float
+    dirty_days: int
+    missed: dict[State, int]  # rows of every state that somebody still has to work on
+
+
+def measure_stream(connection: Connection, *, limit_s: float = 1.5) -> Stream:
+    """Takes milliseconds. Raises psycopg2.errors.QueryCanceled after `limit_s` a statement."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_POSTGRES["limit_statements"], {"limit_ms": str(int(limit_s * 1000))})
+        cursor.execute(_POSTGRES["measure_stream"])
+        (row,) = cursor.fetchall()
+        missed = {s: rows for s, rows in count_by_state(cursor).items() if s in OPEN}
+    return Stream._make((*row, missed))
 
 
 def postgres_progress(connection: Connection, *, limit_s: float = 15) -> list[Progress]:

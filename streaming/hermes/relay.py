@@ -72,10 +72,11 @@ def watch(connection: Connection, alerts: Alerts) -> None:
     backlog = outbox.backlog(connection)
     metrics.OUTBOX_UNSENT.set(backlog.unsent)
     metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_s)
-    metrics.CLICKHOUSE_DIRTY_DAYS.set(attention.count_dirty_days(connection))
+    metrics.CLICKHOUSE_OLDEST_SECONDS.set(backlog.clickhouse_oldest_s)
+    metrics.CLICKHOUSE_DIRTY_DAYS.set(backlog.dirty_days)
     for kind, title, oldest_s in (
         ("outbox_behind", "Outbox is behind", backlog.oldest_message_s),
-        ("clickhouse_behind", "ClickHouse is behind", backlog.oldest_row_s),
+        ("clickhouse_behind", "ClickHouse is behind", backlog.clickhouse_oldest_s),
     ):
         if oldest_s > _LATE_S:
             fields = {"Oldest, minutes": int(oldest_s // 60), "Unsent in all": backlog.unsent}

@@ -65,6 +65,38 @@ def test_messages_leave_in_order_and_once(settings: Settings) -> None:
     assert 0 <= backlog.oldest_s < 60
 
 
+def test_the_backlog_tells_apart_what_waits_for_whom(settings: Settings) -> None:
+    """The alert must name ClickHouse when ClickHouse is away, and not when the broker is."""
+    with connected(settings, "test") as connection:
+        assert outbox.backlog(connection) == (0, 0.0, 0.0, 0)
+        fill(connection, [("player_crawl", 1)])
+        with connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE streaming.outbox SET created_at = now() - interval '1 hour'")
+        only_messages = outbox.backlog(connection)
+        fill(connection, [("instance", 9)], kind="clickhouse")
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE streaming.outbox SET created_at = now() - interval '10 minutes'"
+                " WHERE kind = 'clickhouse'"
+            )
+        both = outbox.backlog(connection)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO streaming.clickhouse_correction VALUES"
+                " (9, 2, 1, now() - interval '20 minutes'), (8, 2, 2, now() - interval '1 day')"
+            )
+            cursor.execute(
+                "INSERT INTO streaming.clickhouse_dirty_day (day, reason, rebuilt_at)"
+                " VALUES ('2026-01-01', 'test', NULL), ('2026-01-02', 'test', now())"
+            )
+        corrected = outbox.backlog(connection)
+    assert 3600 <= only_messages.oldest_s < 3700
+    assert only_messages.clickhouse_oldest_s == 0
+    assert 600 <= both.clickhouse_oldest_s < 700
+    assert 1200 <= corrected.clickhouse_oldest_s < 1300
+    assert (corrected.unsent, corrected.dirty_days) == (2, 1)
+
+
 def test_nothing_is_marked_when_the_broker_is_away(settings: Settings) -> None:
     def away(_messages: Sequence[Message]) -> None:
         raise BrokerError("gone")

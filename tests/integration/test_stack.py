@@ -1,5 +1,6 @@
 """The stack of a folder, run as a person runs it: `raidhub up`, `status`, `down`."""
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,16 @@ def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., F
 
     states = one.run("status").stdout.splitlines()
     assert [line for line in states if "UNHEALTHY" in line and not line.startswith("atlas")] == []
+    summary = {line.split()[0]: line for line in states if line}
+    assert "none; no open gap" in summary["missed"]
+    assert {"crawl", "rates", "newest", "outbox", "clickhouse", "queues"} <= summary.keys()
+    assert not any(" - (" in line for line in summary.values()), "everything answers"
+    told = json.loads(one.run("status", "--json").stdout)
+    assert {service["name"] for service in told["services"]} >= {"postgres", "atlas", "relay"}
+    assert told["stream"]["problems"] == {}
+    assert told["stream"]["crawl"]["workers"] > 0
+    assert told["stream"]["stream"]["open_gaps"] == 0
+
     down = one.run("down")
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     one.assert_gone()

@@ -1,6 +1,7 @@
 """The whole system in a folder of its own: started by its own stack, watched, killed, compared."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,34 @@ class System:
         if pid:
             os.kill(pid, signal.SIGKILL)
         return bool(pid)
+
+    def stop(self, name: str) -> None:
+        """Orderly, and returns when it has ended; nothing starts it again but `start`."""
+        self.supervisor.stop_process(name)
+
+    def start(self, name: str) -> None:
+        self.supervisor.start_process(name)
+
+    def log(self, name: str) -> str:
+        """What the process wrote so far."""
+        return (self.supervisor.logs / f"{name}.log").read_text("utf-8", "replace")
+
+    def health(self, name: str) -> dict[str, str]:
+        """Checks of a process' /healthz, each "ok" or its reason; empty when it does not answer."""
+        port = getattr(self.settings, f"{name}_metrics_port")
+        try:
+            checks: dict[str, str] = requests.get(
+                f"http://127.0.0.1:{port}/healthz", timeout=10
+            ).json()["checks"]
+        except requests.ConnectionError:
+            return {}
+        return checks
+
+    def requests_seen(self, endpoint: str) -> int:
+        """Requests at the simulator since its start: "report" or "other"; refused ones too."""
+        text = requests.get(f"{self.simulator}/metrics", timeout=60).text
+        pattern = rf'^simulator_requests_total{{endpoint="{endpoint}",.*}} (\S+)$'
+        return int(sum(float(n) for n in re.findall(pattern, text, re.MULTILINE)))
 
     def ask(self, path: str, **body: Any) -> Any:
         """What the simulator's control answers, once it is up."""
@@ -105,7 +134,7 @@ def system(
     """
     folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
     environment = {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields},
         "RAIDHUB_PORT_BASE": str(free_base()),
         "RAIDHUB_SIMULATOR_ARGS": simulator,
         "RAIDHUB_ATLAS_ARGS": atlas or "",

@@ -378,6 +378,18 @@ async def test_requests_without_credentials_are_refused() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_key_can_be_taken_away_and_given_back() -> None:
+    path = report_path(FIRST_ID)
+    async with simulator() as api:
+        assert (await api.post("/sim/keys", {"keys": ["other"]}))[0] == 200
+        assert (await api.get(path))[1]["ErrorCode"] == 2101
+        await api.post("/sim/keys", {"keys": ["other", KEY["X-API-Key"]]})
+        assert (await api.get(path))[0] == 200
+        await api.post("/sim/keys", {"keys": []})
+        assert (await api.get(path, {"X-API-Key": "any"}))[0] == 200
+
+
+@pytest.mark.asyncio
 async def test_an_address_above_its_limit_meets_sterner_answers() -> None:
     async with simulator(only(report_limit_per_s=10.0, report_burst=5.0)) as api:
         answers = [await api.report(FIRST_ID) for _ in range(37)]
@@ -448,6 +460,7 @@ async def test_an_address_can_be_shut_out() -> None:
         ("unavailable", 503, "503 Service Temporarily Unavailable"),
         ("edge_block", 403, "Access denied"),
         ("challenge", 200, "Just a moment..."),
+        ("html", 200, "Bungie.net"),
     ],
 )
 @pytest.mark.asyncio
@@ -522,6 +535,9 @@ async def test_maintenance_closes_systems_by_hand_and_by_window() -> None:
         ("/sim/head", []),
         ("/sim/faults", {"holes": 1.0}),
         ("/sim/faults", {"hole": "often"}),
+        ("/sim/keys", {}),
+        ("/sim/keys", {"keys": "a"}),
+        ("/sim/keys", {"keys": [1]}),
         ("/sim/maintenance", {"on": "yes"}),
         ("/sim/maintenance", {"on": True, "systems": ["Nope"]}),
         ("/sim/maintenance", {"on": True, "systems": 5}),

@@ -20,8 +20,3 @@ SELECT hash, first_id, reports
 FROM unknown
 INNER JOIN claimed ON claimed.key = 'told:unknown_hash:' || hash
 ORDER BY hash;
-
--- name: count_dirty_days
--- Scans a table with a row a day.
-SELECT count(*) FROM streaming.clickhouse_dirty_day
-WHERE rebuilt_at IS NULL OR rebuilt_at < marked_at;

@@ -20,13 +20,18 @@ UPDATE streaming.outbox SET attempts = attempts + 1, last_error = left(%(error)s
 WHERE id = ANY(%(ids)s);
 
 -- name: count_unsent
--- Index outbox_unsent_idx, only what is still to be sent.
+-- Index outbox_unsent_idx, only what is still to be sent; clickhouse_correction_open_idx; the days
+-- are a few hundred rows.
 SELECT count(*) AS unsent,
        coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision AS oldest_s,
        coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE kind = 'message')), 0)
            ::double precision AS oldest_message_s,
-       coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE kind = 'clickhouse')), 0)
-           ::double precision AS oldest_row_s
+       coalesce(extract(epoch FROM now() - least(
+           min(created_at) FILTER (WHERE kind = 'clickhouse'),
+           (SELECT min(marked_at) FROM streaming.clickhouse_correction
+            WHERE sent_revision < revision)
+       )), 0)::double precision AS clickhouse_oldest_s,
+       (SELECT count(*) FROM streaming.clickhouse_dirty_day WHERE rebuilt_at IS NULL) AS dirty_days
 FROM streaming.outbox
 WHERE sent_at IS NULL;
 
