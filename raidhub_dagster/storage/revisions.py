@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.pgcr.envelope import fetched_at, open_body, unstamped
 from raidhub_dagster.pgcr.model import Instance, Player, Rejection
 from raidhub_dagster.pgcr.wire import read
@@ -117,9 +118,11 @@ def _anonymous(player: Player) -> Player:
 
 
 def _size(body: bytes) -> tuple[int, int]:
-    """Entries, and how many of them have their statistics; `body` was read before."""
-    report = read(open_body(body))
+    """Entries, and how many of them have their statistics; nothing of what is no report."""
+    try:
+        report = read(open_body(body))
+    except PermanentError:
+        return (0, 0)
     if isinstance(report, Rejection):
         return (0, 0)
-    entries = report.entries
-    return len(entries), sum(entry.extended is not None for entry in entries)
+    return len(report.entries), sum(entry.extended is not None for entry in report.entries)

@@ -21,7 +21,7 @@ from raidhub_dagster.storage.clickhouse_rows import read_rows
 from raidhub_dagster.storage.identity import merge, sighting
 from raidhub_dagster.storage.players import read_players
 from raidhub_dagster.storage.queries import load
-from raidhub_dagster.storage.revisions import is_row_of
+from raidhub_dagster.storage.revisions import is_better, is_row_of
 
 _SQL = load("postgres", "verify")
 _RECOUNTS = (
@@ -32,7 +32,7 @@ _RECOUNTS = (
     "raw_reports",
     "missed_but_stored",
     "ledger",
-    "revisions",
+    "current_revisions",
     "young",
 )
 _SHOWN = 5
@@ -95,6 +95,7 @@ def verify(
             rows = cursor.fetchall()
         yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
     yield _reparsed(connection, sample)
+    yield _superseded(connection, sample)
     if client is not None:
         pending = wait_for_effects(connection, wait_s)
         yield Finding("effects", pending, ["not sent to ClickHouse yet"] if pending else [])
@@ -138,6 +139,18 @@ def _reparsed(connection: Connection, size: int) -> Finding:
             != merge(sighting(player, instance_id), known)
         ]
     return Finding("reports", len(wrong), wrong[:_SHOWN])
+
+
+def _superseded(connection: Connection, size: int) -> Finding:
+    """Versions that gave way although they say more than what took their place."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["sample_superseded"], {"size": size})
+        wrong = [
+            f"{instance_id}: a superseded report is the better one"
+            for instance_id, older, kept in cursor
+            if is_better(bytes(older), bytes(kept))
+        ]
+    return Finding("superseded", len(wrong), wrong[:_SHOWN])
 
 
 def _one(cursor: Any) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from raidhub_dagster.storage import clickhouse as ch
 from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage import postgres as pg
 from tests.support.analytics import Analytics
+from tests.support.database import Database, opened
 
 
 @pytest.fixture
@@ -25,3 +26,10 @@ def analytics(
     ):
         clickhouse_lookups.refresh_lookups(connection, client)
         yield Analytics(settings, connection, client)
+
+
+@pytest.fixture
+def database(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Iterator[Database]:
+    """A store without instances."""
+    with opened(settings_for(postgres)) as database:
+        yield database

@@ -23,6 +23,7 @@ from raidhub_dagster.messaging.messages import Message, instance_store_propertie
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.messaging.topology import INSTANCE_STORE
 from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.pgcr.envelope import stamped
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.postgres import PostgresServer
 from raidhub_dagster.stack.process import HOST, free_port, running
@@ -129,7 +130,7 @@ def test_the_body_is_kept_as_atlas_compressed_it(settings: Settings) -> None:
     with consuming(settings, TOPIC):
         until(lambda: stored(settings) == 1)
     ((data,),) = rows(settings, "SELECT data FROM raw.pgcr")
-    assert bytes(data) == message.body
+    assert bytes(data) == stamped(message.body, NOW)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +12,10 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.pgcr.model import Instance
-from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage import store as store_module
 from raidhub_dagster.storage.clickhouse_rows import decode_row, read_rows
 from raidhub_dagster.storage.queries import load
@@ -28,9 +23,8 @@ from raidhub_dagster.storage.revisions import Relation, digest, relation
 from raidhub_dagster.storage.store import Outcome, Report, Store
 from raidhub_dagster.storage.verify import verify
 from tests.support import worlds
+from tests.support.database import NEEDED, Database, store_all, store_reports
 from tests.support.reports import make_report
-
-NEEDED = (11, 12)  # the raids that a sum of best needs in these worlds
 
 _PER_EXAMPLE = settings(
     deadline=None,
@@ -38,44 +32,6 @@ _PER_EXAMPLE = settings(
     # The database is shared by all examples of a test; each starts by wiping it.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-@dataclass
-class Database:
-    settings: Settings
-    connection: Connection
-
-    def connect(self) -> Connection:
-        return pg.connect(self.settings, "pytest")
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        with self.connection, self.connection.cursor() as cursor:
-            cursor.execute(statement)
-            return cursor.fetchall()
-
-
-@pytest.fixture
-def database(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Iterator[Database]:
-    """With two raids that count for the sum of best, so that small worlds reach one."""
-    found = settings_for(postgres)
-    with closing(pg.connect(found, "pytest")) as connection:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE definitions.activity_definition SET is_sunset = true WHERE id <> ALL(%s)",
-                (list(NEEDED),),
-            )
-        yield Database(found, connection)
-
-
-def store_all(store: Store, world: list[Instance], batch: int) -> list[Outcome]:
-    return store_reports(store, [worlds.report_of(i) for i in world], batch)
-
-
-def store_reports(store: Store, reports: list[Report], batch: int) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for start in range(0, len(reports), batch):
-        outcomes += store.store(reports[start : start + batch], source="test")
-    return outcomes
 
 
 def assert_exact(database: Database, world: list[Instance], *, replaced: int = 0) -> None:

@@ -319,7 +319,7 @@ def _younger(
 def clear(number: int, *, hours: int, players: Sequence[int]) -> Instance:
     """A fresh clear of King's Fall, an hour long, that began `hours` after the epoch."""
     started = EPOCH + timedelta(hours=hours)
-    character = Character(0, None, None, True, 0, 9, 0, 0, 0, 0, 0, 0, 3600, 0, ())
+    character = Character(0, None, None, True, 0, 9, 0, 1, 0, 0, 0, 0, 3600, 0, ())
     listed = [
         Player(
             membership_id=who,

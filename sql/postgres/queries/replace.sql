@@ -167,7 +167,7 @@ totals AS (
            coalesce(sum(s.clears), 0) AS clears,
            coalesce(sum(s.fresh_clears), 0) AS fresh_clears,
            coalesce(sum(s.sherpas), 0) AS sherpas,
-           coalesce(least(2147483647, sum(s.total_time_played_seconds)), 0) AS seconds,
+           least(2147483647, coalesce(sum(s.total_time_played_seconds), 0)) AS seconds,
            CASE WHEN count(i.duration) FILTER (WHERE n.id IS NOT NULL)
                      = (SELECT count(*) FROM needed)
                 THEN least(2147483647, sum(i.duration) FILTER (WHERE n.id IS NOT NULL))

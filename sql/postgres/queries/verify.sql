@@ -147,15 +147,12 @@ SELECT name, lower(hole) AS first_id, upper(hole) - 1 AS last_id, count(*) OVER 
 FROM holes
 LIMIT 5;
 
--- name: revisions
--- What counts is no revision of itself; a superseded version without what superseded it is lost.
-SELECT v.instance_id, v.state, v.fetched_at, r.instance_id IS NOT NULL AS kept,
-       count(*) OVER () AS differing
+-- name: current_revisions
+-- What counts is no revision of itself.
+SELECT instance_id, v.state, v.fetched_at, count(*) OVER () AS differing
 FROM streaming.pgcr_revision AS v
-LEFT JOIN raw.pgcr AS r USING (instance_id)
+JOIN raw.pgcr AS r USING (instance_id)
 WHERE sha256(substring(r.data FROM 9)) = v.sha256
-   OR (r.instance_id IS NULL
-       AND EXISTS (SELECT FROM core.instance AS i WHERE i.instance_id = v.instance_id))
 LIMIT 5;
 
 -- name: young
@@ -188,6 +185,15 @@ FROM raw.pgcr
 WHERE instance_id IN (
     SELECT (SELECT min(instance_id) FROM core.instance WHERE instance_id >= drawn.id) FROM drawn
 );
+
+-- name: sample_superseded
+-- Any of them: few reports ever change.
+SELECT instance_id, v.data, r.data
+FROM streaming.pgcr_revision AS v
+JOIN raw.pgcr AS r USING (instance_id)
+WHERE v.state = 'superseded'
+ORDER BY random()
+LIMIT %(size)s;
 
 -- name: pending_effects
 -- What has not reached ClickHouse yet: until then the stores must differ.
