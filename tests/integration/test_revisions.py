@@ -9,16 +9,21 @@ import pytest
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.pgcr.envelope import gunzip, pack, stamped
 from raidhub_dagster.pgcr.model import Instance
+from raidhub_dagster.storage.clickhouse_parity import compare
+from raidhub_dagster.storage.clickhouse_sender import Sent
 from raidhub_dagster.storage.revisions import Report
 from raidhub_dagster.storage.store import Outcome, Store
 from raidhub_dagster.storage.verify import verify
 from tests.support import worlds
+from tests.support.analytics import Analytics, run
 from tests.support.database import NEEDED, Database, store_reports
 from tests.support.worlds import clear, report_of
 
 ONE, TWO, THREE, FOUR = (worlds.FIRST_PLAYER + n for n in range(4))
 HASH, SAME_RAID, OTHER_RAID = 1374392663, 2964135793, 2381413764
 UNKNOWN = 77
+NOTHING = Sent(0, 0, 0, 0)
+HOUR = timedelta(hours=1)
 
 replace = msgspec.structs.replace
 
@@ -422,3 +427,52 @@ def test_versions_within_one_batch_are_all_looked_at(database: Database) -> None
     outcomes = Store(database.connection).store([half, neighbour, full, half], source="test")
     assert outcomes == [Outcome.STORED, Outcome.STORED, Outcome.REPLACED, Outcome.DUPLICATE]
     assert_world(database, whole, neighbour.instance)
+
+
+def test_clickhouse_gets_the_row_of_the_newest_version(analytics: Analytics) -> None:
+    """Readers of both stores see the same run, also when it moved to another day."""
+    half = run(1, duration=3600, players=[1])
+    whole = run(1, duration=3600 * 30, players=[1, 2])
+    assert analytics.store(run(2)) == [Outcome.STORED]
+    store = Store(analytics.postgres)
+    first, later = (
+        report_of(i, half.date_completed + HOUR * n) for n, i in enumerate((half, whole))
+    )
+    assert store.store([first], source="test") == [Outcome.STORED]
+    while analytics.send() != NOTHING:
+        pass
+    assert store.store([later], source="test") == [Outcome.REPLACED]
+    while analytics.send() != NOTHING:
+        pass
+    assert analytics.select(
+        "SELECT instance_id, revision, player_count, date_completed FROM instance FINAL"
+        " WHERE instance_id = 1"
+    ) == [(1, 2, 2, whole.date_completed.replace(tzinfo=None))]
+    # Aggregates know of it: their days are marked, and nothing else differs.
+    differences = compare(analytics.postgres, analytics.clickhouse)
+    assert differences
+    assert all(d.awaits_rebuild and d.table != "instance" for d in differences)
+    days = {day for (day,) in analytics.rows("SELECT day FROM streaming.clickhouse_dirty_day")}
+    assert {half.date_completed.date(), whole.date_completed.date()} <= days
+
+
+def test_an_instance_stored_again_is_in_clickhouse_once(analytics: Analytics) -> None:
+    """A second pass through the views would count it twice for ever."""
+    report = report_of(run(1), run(1).date_completed)
+    store = Store(analytics.postgres)
+    store.store([report], source="test")
+    while analytics.send() != NOTHING:
+        pass
+    before = analytics.views()
+    for table in (
+        "extended.instance_character_weapon",
+        "extended.instance_character",
+        "core.instance_player",
+        "core.instance",
+    ):
+        analytics.rows(f"DELETE FROM {table}")
+    assert store.store([report], source="test") == [Outcome.STORED]
+    while analytics.send() != NOTHING:
+        pass
+    assert compare(analytics.postgres, analytics.clickhouse) == []
+    assert analytics.views() == before
