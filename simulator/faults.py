@@ -38,8 +38,9 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     malformed: float = 0.01  # of raids: a broken report
     malformed_forever: float = 0.1  # of the malformed
     malformed_s: float = 30.0  # those that heal with time do it so long after publication
-    growing: float = 0.0  # of raids: valid, but entries are missing for a while
+    growing: float = 0.0  # of raids: published before the report is whole, in one of five ways
     growing_s: float = 900.0
+    changeling: float = 0.0  # of raids: the id is of another activity after growing_s
     # Accidents of requests.
     unexpected: float = 0.0005  # code 1618
     bad_gateway: float = 0.0005  # a 502 page
@@ -75,7 +76,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
         return cls(**dict.fromkeys((*_ID_SHARES, *_ACCIDENTS, "latency_ms"), 0.0))  # type: ignore[arg-type]  # floats all
 
 
-_ID_SHARES = ("hole", "hole_run", "late", "blocked", "malformed", "growing")
+_ID_SHARES = ("hole", "hole_run", "late", "blocked", "malformed", "growing", "changeling")
 _ACCIDENTS = (
     "unexpected", "bad_gateway", "unavailable", "edge_block", "challenge", "html",
     "game_throttle", "reset", "truncated", "broken_json", "stall",
@@ -89,12 +90,14 @@ class Fate(Enum):
     BLOCKED = "blocked"
     MALFORMED = "malformed"
     GROWING = "growing"
+    CHANGELING = "changeling"
 
 
 class Doom(Struct, frozen=True):
     """The fate of one id. `until` is when it ends in Unix seconds, infinite for ever.
 
-    A report with `heals_on_retry` is whole for whoever asks with `malformed_retry`.
+    That of a changeling begins then: its first report is the one that counts. A report with
+    `heals_on_retry` is whole for whoever asks with `malformed_retry`.
     """
 
     fate: Fate
@@ -145,7 +148,13 @@ class Fates:
                 return Doom(Fate.MALFORMED, kind=kind, heals_on_retry=True)
             return Doom(Fate.MALFORMED, self._after(instance_id, faults.malformed_s), kind)
         if luck < faults.malformed + faults.growing:
-            return Doom(Fate.GROWING, self._after(instance_id, faults.growing_s), "growing")
+            kinds = list(GROWING_KINDS)
+            kind = kinds[int(detail * len(kinds))]
+            return Doom(Fate.GROWING, self._after(instance_id, faults.growing_s), kind)
+        luck -= faults.malformed + faults.growing
+        if luck < faults.changeling:
+            until = self._after(instance_id, faults.growing_s)
+            return Doom(Fate.CHANGELING, until, _CHANGELING)
         return _NORMAL
 
     def _after(self, instance_id: int, wait: float) -> float:
@@ -213,11 +222,6 @@ def _no_start_marks(response: Response) -> None:
     del response["activityWasStartedFromBeginning"], response["startingPhaseIndex"]
 
 
-def _half_grown(response: Response) -> None:
-    _stat(response, "playerCount", -1.0)  # otherwise it would tell
-    response["entries"] = response["entries"][: -(-len(response["entries"]) // 2)]
-
-
 # No crawler can use these, however old they are.
 PERMANENT_KINDS: dict[str, Callable[[Response], None] | None] = {
     "no_response": None,
@@ -237,10 +241,69 @@ KINDS: dict[str, Callable[[Response], None] | None] = {
 }
 
 
+# --- reports that change ------------------------------------------------------------------------
+
+
+def _half(response: Response) -> None:
+    response["entries"] = response["entries"][: -(-len(response["entries"]) // 2)]
+
+
+def _half_uncounted(response: Response) -> None:
+    _stat(response, "playerCount", -1.0)  # otherwise it would tell
+    _half(response)
+
+
+def _half_counted(response: Response) -> None:
+    _stat(response, "playerCount", len(response["entries"]))
+    _half(response)
+
+
+def _unextended(response: Response) -> None:
+    for entry in response["entries"]:
+        del entry["extended"]
+
+
+def _unfinished(response: Response) -> None:
+    """The result and half of the kills are not in yet."""
+    _stat(response, "completed", 0.0)
+    for entry in response["entries"]:
+        kills = entry["values"]["kills"]["basic"]
+        kills["value"] //= 2
+
+
+def _unresolved(response: Response) -> None:
+    """Who played, but not yet as whom."""
+    for entry in response["entries"]:
+        player = entry["player"]
+        player.update(classHash=0, emblemHash=0)
+        player["destinyUserInfo"] = {
+            "membershipType": 0,
+            "membershipId": player["destinyUserInfo"]["membershipId"],
+        }
+
+
+def _another(response: Response) -> None:
+    """A raid that no definition knows; with the mode, or it would be none at all."""
+    details = response["activityDetails"]
+    other = details["directorActivityHash"] ^ 1
+    details.update(directorActivityHash=other, referenceId=other, mode=4)
+
+
+GROWING_KINDS: dict[str, Callable[[Response], None]] = {
+    "half_uncounted": _half_uncounted,
+    "half_counted": _half_counted,
+    "unextended": _unextended,
+    "unfinished": _unfinished,
+    "unresolved": _unresolved,
+}
+_CHANGELING = "another"
+_DAMAGES = {**KINDS, **GROWING_KINDS, _CHANGELING: _another}
+
+
 def damaged(body: bytes, kind: str) -> bytes:
     """The envelope `body` with the defect `kind`."""
     envelope = json.loads(body)
-    damage = _half_grown if kind == "growing" else KINDS[kind]
+    damage = _DAMAGES[kind]
     if damage is None:
         envelope["Response"] = None
     else:

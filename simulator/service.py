@@ -129,7 +129,8 @@ class Simulator:
         return Answer(200, self._reports.raid(self.world.run(instance_id)).encode()), "raid"
 
     def _fateful(self, instance_id: int, doom: Doom) -> tuple[Answer, str]:
-        if doom.until <= self._clock() and not doom.heals_on_retry:
+        has_ended = doom.until <= self._clock()
+        if has_ended != (doom.fate is Fate.CHANGELING) and not doom.heals_on_retry:
             return self._whole(instance_id)
         match doom.fate:
             case Fate.HOLE | Fate.LATE:

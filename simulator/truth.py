@@ -28,7 +28,8 @@ class Standing(Enum):
 
 
 def _standing(doom: Doom, now: float) -> Standing:
-    if doom.fate is Fate.NORMAL or doom.heals_on_retry or doom.until <= now:
+    is_whole_at_first = doom.fate in (Fate.NORMAL, Fate.CHANGELING)
+    if is_whole_at_first or doom.heals_on_retry or doom.until <= now:
         return Standing.READY
     return Standing.NEVER if doom.until == float("inf") else Standing.PENDING
 
@@ -235,7 +236,7 @@ class Truth:
         counts: Counter[str] = Counter(
             dict.fromkeys(
                 ("raids", "unknown_raids", "non_raids", "holes", "late", "blocked",
-                 "blocked_forever", "malformed", "malformed_forever"), 0
+                 "blocked_forever", "malformed", "malformed_forever", "growing"), 0
             )
         )  # fmt: skip
         for run in self.runs(first, last):

@@ -11,8 +11,8 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.identity import Identity, merge
+from raidhub_dagster.storage.players import read_players, write_identities
 from raidhub_dagster.storage.queries import load
-from raidhub_dagster.storage.store import read_players, write_identities
 
 _SQL = load("postgres", "players")
 _STORE = load("postgres", "store")

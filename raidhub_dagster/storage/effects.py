@@ -4,7 +4,7 @@ Rows of the outbox, written in the storing transaction; the relay sends them. Ru
 docs/domain/storage.md, "Effects".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -21,7 +21,7 @@ _ARCHIVE_AFTER = timedelta(days=30)
 
 
 class Effects:
-    """Makes the outbox rows of the new instances of one batch.
+    """Makes the outbox rows of the instances of one batch.
 
     `last_crawled` has everyone who was stored before, `identities` everyone as they are now.
     """
@@ -38,8 +38,27 @@ class Effects:
         self._asked: set[int] = set()  # players whose crawl is asked for already
 
     def of(self, instance: Instance, standings: Mapping[int, Standing]) -> Iterator[bytes]:
+        """Everything that a new instance asks for."""
+        yield from self._messages(instance, standings, instance.players)
+        row = encode_row(row_of(instance, standings))
+        month = instance.date_completed.date().replace(day=1)
+        yield _outbox_row(b"clickhouse", "instance", instance.instance_id, row) + day(month)
+
+    def of_replaced(
+        self, instance: Instance, standings: Mapping[int, Standing], known: Collection[int]
+    ) -> Iterator[bytes]:
+        """What a replaced instance asks for: another check, and the crawls of who came with it.
+
+        `known` are the players it had before. ClickHouse learns of it by a correction.
+        """
+        joined = [p for p in instance.players if p.membership_id not in known]
+        yield from self._messages(instance, standings, joined)
+
+    def _messages(
+        self, instance: Instance, standings: Mapping[int, Standing], players: Iterable[Player]
+    ) -> Iterator[bytes]:
         is_archive = instance.date_completed < self._now - _ARCHIVE_AFTER
-        for player in instance.players:
+        for player in players:
             who = player.membership_id
             if who not in self._asked and self._wants_crawl(player, standings, is_archive):
                 self._asked.add(who)
@@ -59,9 +78,6 @@ class Effects:
                     )
         instance_id = instance.instance_id
         yield _message(topology.INSTANCE_CHEAT_CHECK, instance_id, b"%d" % instance_id)
-        row = encode_row(row_of(instance, standings))
-        month = instance.date_completed.date().replace(day=1)
-        yield _outbox_row(b"clickhouse", "instance", instance_id, row) + day(month)
 
     def _wants_crawl(
         self, player: Player, standings: Mapping[int, Standing], is_archive: bool

@@ -92,9 +92,9 @@ class Backoff:
 def record(cursor: Cursor, rows: Iterable[Missed], *, source: str, reopen: bool = True) -> None:
     """Upserts the rows in the caller's transaction; a row that exists keeps its age and source.
 
-    `reopen=False` leaves alone what is closed or held for an unknown hash: a new 404 says nothing
-    about an id whose report was seen. `source` names the part that gave the id up. An id whose
-    report is stored is missed by nobody: its row is left out.
+    `reopen=False` leaves alone what is closed: a new 404 says nothing about an id whose report was
+    seen. What is held for an unknown hash is kept in any case. `source` names the part that gave
+    the id up. An id whose report is stored is missed by nobody: its row is left out.
     """
     by_id = {row.instance_id: row for row in rows}
     if not by_id:

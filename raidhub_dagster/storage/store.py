@@ -7,19 +7,17 @@ of derived state are in `derive.py`, those of identity in `identity.py`, every s
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import NamedTuple
+from itertools import count
 
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from raidhub_dagster.errors import PermanentError
-from raidhub_dagster.pgcr.envelope import open_body
-from raidhub_dagster.pgcr.model import Instance, Rejection
-from raidhub_dagster.pgcr.parse import parse
-from raidhub_dagster.storage import rows
+from raidhub_dagster.pgcr.envelope import fetched_at
+from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.storage import replace, rows, young
 from raidhub_dagster.storage.copy import array, binary, copy_rows, fields, int8
 from raidhub_dagster.storage.derive import (
     Change,
@@ -35,38 +33,23 @@ from raidhub_dagster.storage.derive import (
     earliest_clears,
 )
 from raidhub_dagster.storage.effects import Effects
-from raidhub_dagster.storage.identity import Identity, Seen, merge, sighting
+from raidhub_dagster.storage.plan import Outcome as Outcome
+from raidhub_dagster.storage.plan import Plan, State, make_plan, parse_kept
+from raidhub_dagster.storage.players import Shown, read_players, write_players
 from raidhub_dagster.storage.postgres import Rng, in_transaction
 from raidhub_dagster.storage.queries import load
+from raidhub_dagster.storage.revisions import Report as Report
+from raidhub_dagster.storage.revisions import digest
 
 _SQL = load("postgres", "store")
 _INT4_MAX = 2_147_483_647
 # After so many rounds in which ever more players had to be locked, the activities are locked.
 _LOCK_ROUNDS = 3
 _KNOWN_AGAIN_BATCH = 50
-_NOBODY = Identity()
-
-
-class Report(NamedTuple):
-    """A parsed instance and the gzip of the Response JSON that it was parsed from."""
-
-    instance: Instance
-    body: bytes
-
-
-class Outcome(StrEnum):
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    UNKNOWN_HASH = "unknown_hash"
-
-
-class StoredPlayer(NamedTuple):
-    identity: Identity
-    last_crawled: datetime | None
 
 
 class _MorePlayersError(Exception):
-    """Members of displaced instances are not locked yet: start again with them."""
+    """Players whose rows will change are not locked yet: start again with them."""
 
     def __init__(self, players: set[int]) -> None:
         super().__init__(f"{len(players)} more players must be locked")
@@ -78,17 +61,22 @@ def _utcnow() -> datetime:
 
 
 class Store:
-    """Stores batches over one connection; one thread at a time, any number of stores at once."""
+    """Stores batches over one connection; one thread at a time, any number of stores at once.
+
+    With `rechecks` young raids are put down to be fetched again.
+    """
 
     def __init__(
         self,
         connection: Connection,
         *,
+        rechecks: young.Rechecks | None = None,
         now: Callable[[], datetime] = _utcnow,
         sleep: Callable[[float], None] = time.sleep,
         rng: Rng = random,
     ) -> None:
         self._connection = connection
+        self._rechecks = rechecks
         self._now = now
         self._sleep = sleep
         self._rng = rng
@@ -103,13 +91,20 @@ class Store:
         if not reports:
             return []
         also: set[int] = set()
-        for lock_round in range(_LOCK_ROUNDS + 1):
-            batch = _Batch(reports, source, also, alone=lock_round == _LOCK_ROUNDS, now=self._now())
+        for lock_round in count():
+            batch = _Batch(
+                reports,
+                source,
+                also,
+                alone=lock_round >= _LOCK_ROUNDS,
+                rechecks=self._rechecks,
+                now=self._now(),
+            )
             try:
                 return in_transaction(self._connection, batch.run, sleep=self._sleep, rng=self._rng)
             except _MorePlayersError as more:
                 also |= more.players
-        raise AssertionError("with its activities locked a batch asks for no more players")
+        raise AssertionError("unreachable")
 
     def store_known_hashes(self, *, limit: int = _KNOWN_AGAIN_BATCH) -> int:
         """Stores up to `limit` reports that waited for the definition of their hash.
@@ -120,7 +115,7 @@ class Store:
         with self._connection, self._connection.cursor() as cursor:
             cursor.execute(_SQL["find_known_again"], {"limit": limit})
             for instance_id, data in cursor.fetchall():
-                parsed = _parse_kept(instance_id, bytes(data), self._now())
+                parsed = parse_kept(instance_id, bytes(data), self._now())
                 if isinstance(parsed, Rejection):
                     cursor.execute(
                         _SQL["park_unreadable"],
@@ -130,15 +125,6 @@ class Store:
                     reports.append(Report(parsed, bytes(data)))
         outcomes = self.store(reports, source="unknown_hash")
         return outcomes.count(Outcome.STORED)
-
-
-def _parse_kept(instance_id: int, data: bytes, now: datetime) -> Instance | Rejection:
-    try:
-        body = open_body(data)
-    except PermanentError as error:
-        return Rejection("not_json_object", "$", str(error))
-    # It was accepted once: what was good enough then is good enough now.
-    return parse(body, now=now, expected_id=instance_id, settled=True)
 
 
 class _Batch:
@@ -151,65 +137,127 @@ class _Batch:
         also: Collection[int],
         *,
         alone: bool,
+        rechecks: young.Rechecks | None,
         now: datetime,
     ) -> None:
         self._reports = reports
         self._source = source
         self._also = also
         self._alone = alone
+        self._rechecks = rechecks
         self._now = now
-        # Of two deliveries in one batch the first counts.
-        self._by_id = {r.instance.instance_id: r for r in reversed(reports)}
+        self._positions: dict[int, list[int]] = defaultdict(list)
+        for position, report in enumerate(reports):
+            self._positions[report.instance.instance_id].append(position)
 
     def run(self, connection: Connection) -> list[Outcome]:
+        outcomes = [Outcome.DUPLICATE] * len(self._reports)
         with connection.cursor() as cursor:
             activities = self._find_activities(cursor)
             locked = self._lock(cursor, activities)
-            stored, kept = self._find_stored(cursor)
-            unknown = [
-                r.instance
-                for instance_id, r in sorted(self._by_id.items())
-                if instance_id not in stored and r.instance.hash not in activities
-            ]
-            new = [
-                NewInstance(r.instance, activities[r.instance.hash])
-                for instance_id, r in sorted(self._by_id.items())
-                if instance_id not in stored and r.instance.hash in activities
-            ]
-            members = {p.membership_id for item in new for p in item.instance.players}
-            players = read_players(cursor, members)
-            derived = self._derive(cursor, new, locked)
-
-            self._keep_raw(cursor, kept)
-            if new:
-                self._write(cursor, new, players, derived)
-            if unknown:
-                cursor.execute(
-                    _SQL["park_unknown"],
-                    {
-                        "source": self._source,
-                        "instances": array(i.instance_id for i in unknown),
-                        "hashes": array(i.hash for i in unknown),
-                    },
-                )
-            resolved = self._by_id.keys() - {i.instance_id for i in unknown}
-            cursor.execute(_SQL["resolve_missed"], {"instances": array(sorted(resolved))})
-        return self._outcomes(stored, {i.instance_id for i in unknown})
-
-    def _outcomes(self, stored: Collection[int], unknown: Collection[int]) -> list[Outcome]:
-        outcomes, seen = [], set(stored)
-        for report in self._reports:
-            instance_id = report.instance.instance_id
-            if instance_id in unknown:
-                outcomes.append(Outcome.UNKNOWN_HASH)
-            else:
-                outcomes.append(Outcome.DUPLICATE if instance_id in seen else Outcome.STORED)
-            seen.add(instance_id)
+            for wave in self._waves():
+                reports = {i: self._reports[position] for i, position in wave.items()}
+                for instance_id, outcome in self._store(cursor, reports, activities, locked):
+                    outcomes[wave[instance_id]] = outcome
         return outcomes
+
+    def _waves(self) -> list[dict[int, int]]:
+        """Positions of the reports by ascending id; each wave has at most one version of an id.
+
+        Nearly always one wave is all. A redelivery within the batch is in none.
+        """
+        waves: list[dict[int, int]] = [{}]
+        for instance_id, positions in sorted(self._positions.items()):
+            versions = {self._reports[p].body: p for p in reversed(positions)}
+            for number, position in enumerate(sorted(versions.values())):
+                if number == len(waves):
+                    waves.append({})
+                waves[number][instance_id] = position
+        return waves
+
+    def _store(
+        self,
+        cursor: Cursor,
+        wave: Mapping[int, Report],
+        activities: Mapping[int, int],
+        locked: set[int],
+    ) -> Iterable[tuple[int, Outcome]]:
+        plan = make_plan(cursor, wave, activities, now=self._now)
+        before = replace.read_members(cursor, plan.stored) if plan.stored else {}
+        members = plan.members().union(*before.values())
+        if not members <= locked:
+            raise _MorePlayersError(members - locked)
+
+        _keep_bodies(cursor, plan)
+        if plan.again:
+            self._replace(cursor, plan, before, locked)
+        if plan.new:
+            self._insert(cursor, plan.new, locked)
+        if plan.shown:
+            shown = {p.membership_id for s in plan.shown for p in s.instance.players}
+            write_players(cursor, plan.shown, read_players(cursor, shown), {})
+        if changed := [i.instance_id for i in plan.looks if replace.update_looks(cursor, i)]:
+            cursor.execute(_SQL["mark_corrections"], {"instances": array(changed)})
+        if plan.unknown:
+            cursor.execute(
+                _SQL["park_unknown"],
+                {
+                    "source": self._source,
+                    "instances": array(i.instance_id for i in plan.unknown),
+                    "hashes": array(i.hash for i in plan.unknown),
+                },
+            )
+        if self._rechecks:
+            young.note(cursor, plan.first, self._rechecks)
+        resolved = sorted(wave.keys() - {i.instance_id for i in plan.unknown})
+        cursor.execute(_SQL["resolve_missed"], {"instances": array(resolved)})
+        return plan.outcomes.items()
+
+    def _replace(
+        self, cursor: Cursor, plan: Plan, before: Mapping[int, set[int]], locked: set[int]
+    ) -> None:
+        """Instances with other rows than they had; everything derived comes from all rows."""
+        instances = [item.instance for item in plan.again]
+        absent = [i for i in instances if i.instance_id not in plan.stored]
+        if absent:
+            copy_rows(cursor, _SQL["copy_instances"], map(rows.instance_row, absent))
+        pairs = {
+            Pair(membership_id, item.activity_id)
+            for item in plan.again
+            for membership_id in (
+                *(p.membership_id for p in item.instance.players),
+                *before.get(item.instance.instance_id, ()),
+            )
+        }
+        players = read_players(cursor, {pair.membership_id for pair in pairs})
+        identities = write_players(cursor, map(Shown, instances), players, {})
+        for instance in instances:
+            if replace.write_rows(cursor, instance):
+                plan.outcomes[instance.instance_id] = Outcome.PARTLY_REPLACED
+
+        def check_locked(members: set[int]) -> None:
+            if not self._alone and not members <= locked:
+                raise _MorePlayersError(members - locked)
+
+        standings = replace.restate(cursor, plan.again, pairs, check_locked)
+        cursor.execute(_SQL["mark_corrections"], {"instances": array(sorted(standings))})
+        crawled = {who: player.last_crawled for who, player in players.items()}
+        effects = Effects(self._now, crawled, identities)
+        copy_rows(
+            cursor,
+            _SQL["copy_outbox"],
+            (
+                row
+                for i in instances
+                for row in effects.of_replaced(
+                    i, standings[i.instance_id], before.get(i.instance_id, set())
+                )
+            ),
+        )
 
     def _find_activities(self, cursor: Cursor) -> dict[int, int]:
         """Hash -> activity, of those hashes of the batch that are defined."""
-        hashes = {r.instance.hash for r in self._by_id.values()}
+        hashes = {r.instance.hash for r in self._reports}
         cursor.execute(_SQL["find_activities"], {"hashes": array(sorted(hashes))})
         return dict(cursor.fetchall())
 
@@ -217,21 +265,10 @@ class _Batch:
         """Takes every lock of the batch in the one order that all writers keep; the players."""
         statement = _SQL["own_activities" if self._alone else "share_activities"]
         cursor.execute(statement, {"activities": array(sorted(set(activities.values())))})
-        players = {p.membership_id for r in self._by_id.values() for p in r.instance.players}
+        players = {p.membership_id for r in self._reports for p in r.instance.players}
         players |= set(self._also)
-        cursor.execute(_SQL["lock_keys"], {"keys": array(sorted(players | self._by_id.keys()))})
+        cursor.execute(_SQL["lock_keys"], {"keys": array(sorted(players | self._positions.keys()))})
         return players
-
-    def _find_stored(self, cursor: Cursor) -> tuple[set[int], set[int]]:
-        """Ids that have an instance row, and those that have a raw row."""
-        cursor.execute(_SQL["find_stored"], {"instances": array(sorted(self._by_id))})
-        stored, kept = set(), set()
-        for instance_id, is_stored, is_kept in cursor:
-            if is_stored:
-                stored.add(instance_id)
-            if is_kept:
-                kept.add(instance_id)
-        return stored, kept
 
     def _derive(self, cursor: Cursor, new: Sequence[NewInstance], locked: set[int]) -> Derived:
         pairs = sorted(
@@ -299,25 +336,12 @@ class _Batch:
                     first[pair] = Mark(completed, instance_id)
         return first
 
-    def _keep_raw(self, cursor: Cursor, kept: Collection[int]) -> None:
-        raw = [
-            fields(2) + int8(instance_id) + binary(report.body)
-            for instance_id, report in sorted(self._by_id.items())
-            if instance_id not in kept
-        ]
-        if raw:
-            copy_rows(cursor, _SQL["copy_raw"], raw)
-
-    def _write(
-        self,
-        cursor: Cursor,
-        new: Sequence[NewInstance],
-        players: Mapping[int, StoredPlayer],
-        derived: Derived,
-    ) -> None:
+    def _insert(self, cursor: Cursor, new: Sequence[NewInstance], locked: set[int]) -> None:
+        players = read_players(cursor, {p.membership_id for n in new for p in n.instance.players})
+        derived = self._derive(cursor, new, locked)
         instances = [item.instance for item in new]
         copy_rows(cursor, _SQL["copy_instances"], map(rows.instance_row, instances))
-        identities = _write_players(cursor, instances, players, derived.changes)
+        identities = write_players(cursor, map(Shown, instances), players, derived.changes)
         standings = derived.standings
         copy_rows(
             cursor,
@@ -344,114 +368,31 @@ class _Batch:
         )
 
 
-def read_players(cursor: Cursor, members: Iterable[int]) -> dict[int, StoredPlayer]:
-    """Those of `members` (membership ids) who have a row."""
-    cursor.execute(_SQL["read_players"], {"players": array(sorted(members))})
-    return {row[0]: _stored_player(row) for row in cursor}
-
-
-def _stored_player(row: tuple[object, ...]) -> StoredPlayer:
-    _, kind, kind_at, kind_by, icon, icon_at, icon_by, name, name_at, name_by, *rest = row
-    global_name, code, global_at, global_by, last_crawled = rest
-    pair = None if global_name is None or code is None else (global_name, code)
-    identity = Identity(
-        kind,  # type: ignore[arg-type]  # columns of read_players, in their order
-        _seen(kind_at, kind_by),
-        icon,  # type: ignore[arg-type]
-        _seen(icon_at, icon_by),
-        name,  # type: ignore[arg-type]
-        _seen(name_at, name_by),
-        pair,  # type: ignore[arg-type]
-        _seen(global_at, global_by),
-    )
-    return StoredPlayer(identity, last_crawled)  # type: ignore[arg-type]
-
-
-def _seen(at: object, instance_id: object) -> Seen | None:
-    if isinstance(at, datetime) and isinstance(instance_id, int):
-        return Seen(at, instance_id)
-    return None
-
-
-def _write_players(
-    cursor: Cursor,
-    instances: Iterable[Instance],
-    stored: Mapping[int, StoredPlayer],
-    changes: Mapping[Pair, Change],
-) -> dict[int, Identity]:
-    """Upserts everyone of the new instances; their identities as they are now."""
-    identities: dict[int, Identity] = {}
-    first_seen: dict[int, datetime] = {}
-    last_seen: dict[int, datetime] = {}
-    for instance in instances:
-        for player in instance.players:
-            who = player.membership_id
-            known = identities.get(who) or (stored[who].identity if who in stored else _NOBODY)
-            identities[who] = merge(known, sighting(player, instance.instance_id))
-            first_seen[who] = min(player.first_seen, first_seen.get(who, player.first_seen))
-            last_seen[who] = max(player.last_seen, last_seen.get(who, player.last_seen))
-    totals: dict[int, Change] = {}
-    for pair, change in changes.items():
-        total = totals.setdefault(pair.membership_id, Change())
-        total.clears += change.clears
-        total.fresh_clears += change.fresh_clears
-        total.sherpas += change.sherpas
-        total.total_time_played_seconds += change.total_time_played_seconds
-
-    everyone = sorted(identities)
-    listed = [identities[who] for who in everyone]
-    added = [totals[who] for who in everyone]
-    cursor.execute(
-        _SQL["upsert_players"],
-        {
-            "players": array(everyone),
-            "membership_types": array(i.membership_type for i in listed),
-            "icon_paths": array(i.icon_path for i in listed),
-            "display_names": array(i.display_name for i in listed),
-            "global_names": array(i.global_name and i.global_name[0] for i in listed),
-            "global_codes": array(i.global_name and i.global_name[1] for i in listed),
-            "last_seen": array(last_seen[who] for who in everyone),
-            "first_seen": array(first_seen[who] for who in everyone),
-            "clears": array(t.clears for t in added),
-            "fresh_clears": array(t.fresh_clears for t in added),
-            "sherpas": array(t.sherpas for t in added),
-            "times": array(min(t.total_time_played_seconds, _INT4_MAX) for t in added),
-        },
-    )
-    write_identities(cursor, identities)
-    others = {who: total.sherpas for who, total in totals.items() if who not in identities}
-    if others:
-        cursor.execute(
-            _SQL["add_sherpas"],
-            {"players": array(others), "sherpas": array(others.values())},
+def _keep_bodies(cursor: Cursor, plan: Plan) -> None:
+    """What counts goes into raw.pgcr, what does not any more, or never did, to the revisions."""
+    if plan.kept:
+        copy_rows(
+            cursor,
+            _SQL["copy_raw"],
+            (fields(2) + int8(r.instance.instance_id) + binary(r.body) for r in plan.kept),
         )
-    return identities
-
-
-def write_identities(cursor: Cursor, identities: Mapping[int, Identity]) -> None:
-    """Which sighting each value of these players (by membership id) came from; ascending ids."""
-    everyone = sorted(identities)
-    listed = [identities[who] for who in everyone]
-    cursor.execute(
-        _SQL["upsert_identities"],
-        {
-            "players": array(everyone),
-            "type_seen": array(
-                i.membership_type_seen and i.membership_type_seen.at for i in listed
-            ),
-            "type_instances": _instances(i.membership_type_seen for i in listed),
-            "icon_seen": array(i.icon_path_seen and i.icon_path_seen.at for i in listed),
-            "icon_instances": _instances(i.icon_path_seen for i in listed),
-            "name_seen": array(i.display_name_seen and i.display_name_seen.at for i in listed),
-            "name_instances": _instances(i.display_name_seen for i in listed),
-            "global_seen": array(i.global_name_seen and i.global_name_seen.at for i in listed),
-            "global_instances": _instances(i.global_name_seen for i in listed),
-        },
-    )
-
-
-def _instances(seen: Iterable[Seen | None]) -> str:
-    return array(None if s is None else s.instance_id for s in seen)
+    for instance_id, body, state, date_crawled in plan.revisions:
+        cursor.execute(
+            _SQL["keep_revision"],
+            {
+                "instance_id": instance_id,
+                "digest": digest(body),
+                "fetched_at": fetched_at(body) or date_crawled,
+                "body": body,
+                "state": state,
+            },
+        )
+        if state is State.CONFLICT and not cursor.rowcount:
+            plan.outcomes[instance_id] = Outcome.DUPLICATE  # it was told before
+    for report in plan.replaced:
+        version = {"instance_id": report.instance.instance_id, "body": report.body}
+        cursor.execute(_SQL["replace_raw"], version)
+        cursor.execute(_SQL["forget_revision"], {**version, "digest": digest(report.body)})
 
 
 def _write_stats(cursor: Cursor, changes: Mapping[Pair, Change]) -> None:

@@ -17,10 +17,11 @@ from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.storage import clickhouse_parity
-from raidhub_dagster.storage.clickhouse_rows import decode_row, encode_row, read_rows, row_of
+from raidhub_dagster.storage.clickhouse_rows import read_rows
 from raidhub_dagster.storage.identity import merge, sighting
+from raidhub_dagster.storage.players import read_players
 from raidhub_dagster.storage.queries import load
-from raidhub_dagster.storage.store import read_players
+from raidhub_dagster.storage.revisions import is_better, is_row_of
 
 _SQL = load("postgres", "verify")
 _RECOUNTS = (
@@ -31,6 +32,8 @@ _RECOUNTS = (
     "raw_reports",
     "missed_but_stored",
     "ledger",
+    "current_revisions",
+    "young",
 )
 _SHOWN = 5
 
@@ -92,6 +95,7 @@ def verify(
             rows = cursor.fetchall()
         yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
     yield _reparsed(connection, sample)
+    yield _superseded(connection, sample)
     if client is not None:
         pending = wait_for_effects(connection, wait_s)
         yield Finding("effects", pending, ["not sent to ClickHouse yet"] if pending else [])
@@ -108,6 +112,10 @@ def _reparsed(connection: Connection, size: int) -> Finding:
         cursor.execute(_SQL["sample_stored"], {"size": size})
         kept = {instance_id: bytes(data) for instance_id, data in cursor}
         stored = {row["instance_id"]: row for row in read_rows(connection, kept)}
+        cursor.execute(_SQL["flagged"], {"instances": list(kept)})
+        flagged: dict[int, set[int]] = {}
+        for instance_id, membership_id in cursor:
+            flagged.setdefault(instance_id, set()).add(membership_id)
         parties = {p["membership_id"] for row in stored.values() for p in row["players"]}
         players = read_players(cursor, parties)
     wrong = []
@@ -121,8 +129,7 @@ def _reparsed(connection: Connection, size: int) -> Finding:
         if isinstance(parsed, Rejection):
             wrong.append(f"{instance_id}: {parsed.reason} at {parsed.field}")
             continue
-        wanted = decode_row(encode_row(row_of(parsed, {})))
-        if _without_standings(wanted) != _without_standings(stored[instance_id]):
+        if not is_row_of(stored[instance_id], parsed, flagged.get(instance_id, ())):
             wrong.append(f"{instance_id}: rows differ from the report")
             continue
         wrong += [
@@ -134,9 +141,16 @@ def _reparsed(connection: Connection, size: int) -> Finding:
     return Finding("reports", len(wrong), wrong[:_SHOWN])
 
 
-def _without_standings(row: dict[str, Any]) -> dict[str, Any]:
-    players = [{**p, "sherpas": 0, "is_first_clear": 0} for p in row["players"]]
-    return {**row, "players": players}
+def _superseded(connection: Connection, size: int) -> Finding:
+    """Versions that gave way although they say more than what took their place."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["sample_superseded"], {"size": size})
+        wrong = [
+            f"{instance_id}: a superseded report is the better one"
+            for instance_id, older, kept in cursor
+            if is_better(bytes(older), bytes(kept))
+        ]
+    return Finding("superseded", len(wrong), wrong[:_SHOWN])
 
 
 def _one(cursor: Any) -> tuple[Any, ...]:

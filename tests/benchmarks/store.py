@@ -2,19 +2,21 @@
 
 `raids_per_second` is the median over rounds with two workers; `growth_ratio` is the time a raid
 takes with 300 000 stored against 10 000. Both figures are the issue's own (docs/benchmarks.md).
+All raids are young, as at the head. `duplicates_per_second` are the same messages once more,
+`replacements_per_second` later fetches in which somebody has another kill.
 """
 
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from raidhub_dagster.pgcr.envelope import open_body, pack
+from raidhub_dagster.pgcr.envelope import fetched_at, open_body, pack, stamped
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.settings import Settings
@@ -24,6 +26,7 @@ from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connect
 from raidhub_dagster.storage.seeds import seed
 from raidhub_dagster.storage.store import Report, Store
+from raidhub_dagster.storage.young import Rechecks
 from tests.benchmarks.machine import Figures, report
 from tests.support.reports import KINGS_FALL, encode, make_entry, make_report
 
@@ -33,6 +36,7 @@ BATCH = 50
 # other worker, and one waits for the other's commit (docs/benchmarks.md).
 PLAYERS = 600_000
 FIRST_ID = 16_800_000_000
+DURATION = 1600
 # Of raids with one standard version each; a player's history spreads over them.
 HASHES = (KINGS_FALL, 2381413764, 910380154, 3881495763, 1441982566, 4179289725, 2122313384)
 # Recent, so that everybody stale is asked for: 300 000 raids 5 s apart end about now.
@@ -48,7 +52,7 @@ class Bodies:
             make_entry(n, kills=150 + n, deaths=1, start=n, time=1500, weapons=weapons)
             for n in range(1, 7)
         ]
-        self._template = encode(make_report(players=entries, duration=1600)).decode()
+        self._template = encode(make_report(players=entries, duration=DURATION)).decode()
 
     def make(self, number: int) -> bytes:
         """The gzip of report `number`; neighbours share players as fireteams do."""
@@ -64,13 +68,21 @@ class Bodies:
         text = text.replace('"16000000001"', f'"{FIRST_ID + number}"')
         text = text.replace("2025-01-20T20:00:00Z", period.strftime("%Y-%m-%dT%H:%M:%SZ"))
         text = text.replace(str(KINGS_FALL), str(rng.choice(HASHES)))
-        return pack(text.encode())
+        return stamped(pack(text.encode()), period + timedelta(seconds=DURATION + 60))
+
+    def make_later(self, number: int) -> bytes:
+        """The same report as fetched a quarter of an hour later, with another number of kills."""
+        body = self.make(number)
+        plain = open_body(body).replace(b'"value":151.0', b'"value":152.0', 1)
+        at = fetched_at(body)
+        assert at is not None
+        return stamped(pack(plain), at + timedelta(minutes=15))
 
 
 def work(settings: Settings, bodies: Sequence[bytes]) -> float:
     """Seconds that one worker needs for its bodies, as hermes does it: decode, parse, store."""
     with closing(connect(settings, "bench")) as connection:
-        store = Store(connection)
+        store = Store(connection, rechecks=Rechecks.of(settings))
         started = time.perf_counter()
         for start in range(0, len(bodies), BATCH):
             store.store([_report(body) for body in bodies[start : start + BATCH]], source="bench")
@@ -112,9 +124,13 @@ class Load:
 
     def store(self, count: int) -> float:
         """Raids per second, from the first message to the last commit of the slower worker."""
-        numbers = range(self._next, self._next + count)
         self._next += count
-        bodies = self._pool.map(Bodies().make, numbers, chunksize=200)
+        return self.store_again(count, Bodies().make)
+
+    def store_again(self, count: int, make: Callable[[int], bytes]) -> float:
+        """The same for messages about the newest raids."""
+        numbers = range(self._next - count, self._next)
+        bodies = self._pool.map(make, numbers, chunksize=200)
         started = time.perf_counter()
         parts = [(self._settings, bodies[part::WORKERS]) for part in range(WORKERS)]
         self._pool.starmap(work, parts, chunksize=1)
@@ -126,12 +142,16 @@ def run(small: int = 10_000, large: int = 300_000, rounds: int = 5) -> Figures:
         load = Load(settings, pool)
         load.store(small - 3_000)
         at_small = [load.store(3_000) for _ in range(rounds)]
+        again = [load.store_again(3_000, Bodies().make) for _ in range(rounds)]
+        replaced = load.store_again(3_000, Bodies().make_later)
         while load._next < large:
             load.store(10_000)
         at_large = [load.store(3_000) for _ in range(rounds)]
     return {
         "raids_per_second": statistics.median(at_small),
         "growth_ratio": statistics.median(at_small) / statistics.median(at_large),
+        "duplicates_per_second": statistics.median(again),
+        "replacements_per_second": replaced,
     }
 
 

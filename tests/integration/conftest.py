@@ -12,6 +12,7 @@ from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage import postgres as pg
 from tests.support.analytics import Analytics
 from tests.support.bungie import Bungie, simulated
+from tests.support.database import Database, opened
 
 
 @pytest.fixture
@@ -56,3 +57,10 @@ def api_settings(
         bungie_url_base=bungie.address,
         pgcr_url_base=bungie.address,
     )
+
+
+@pytest.fixture
+def database(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Iterator[Database]:
+    """A store without instances."""
+    with opened(settings_for(postgres)) as database:
+        yield database

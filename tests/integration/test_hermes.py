@@ -24,6 +24,7 @@ from raidhub_dagster.messaging.messages import Message, instance_store_propertie
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.messaging.topology import INSTANCE_STORE
 from raidhub_dagster.monitoring import metrics
+from raidhub_dagster.pgcr.envelope import stamped
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.postgres import PostgresServer
 from raidhub_dagster.stack.process import HOST, free_port, running
@@ -36,7 +37,7 @@ from streaming.hermes.threads import Threads
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import TOPIC, InstanceStore
 from tests.support.queues import consuming, ready, take, until
-from tests.support.reports import encode, envelope, make_report
+from tests.support.reports import encode, envelope, make_entry, make_report
 
 SettingsFor = Callable[..., Settings]
 NOW = datetime.now(UTC)
@@ -132,7 +133,7 @@ def test_the_body_is_kept_as_atlas_compressed_it(settings: Settings) -> None:
     with consuming(settings, TOPIC):
         until(lambda: stored(settings) == 1)
     ((data,),) = rows(settings, "SELECT data FROM raw.pgcr")
-    assert bytes(data) == message.body
+    assert bytes(data) == stamped(message.body, NOW)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +222,85 @@ def test_an_unknown_activity_is_stored_once_its_definition_is_there(
         until(lambda: stored(settings) == 1, limit_s=60)
     assert rows(settings, "SELECT state FROM streaming.missed_pgcr") == [("resolved",)]
     assert ready(settings, "instance_store.parked") == 0
+
+
+def delivery(message: Message) -> Delivery:
+    return Delivery(message.body, message.properties["headers"])
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [getattr(record, "action", "") for record in caplog.records]
+
+
+def test_a_report_that_contradicts_the_stored_one_is_told_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a person can judge which is right; a redelivery is nothing new."""
+    first = delivery(report_message(16_000_000_001))
+    other = delivery(report_message(16_000_000_001, hash=2381413764))
+    store = InstanceStore(settings)
+    try:
+        assert [store.handle([one]) for one in (first, other, other)] == [[None]] * 3
+    finally:
+        store.close()
+    assert actions(caplog).count("pgcr_conflict") == 1
+    assert rows(settings, "SELECT state FROM streaming.pgcr_revision") == [("conflict",)]
+
+
+def test_a_flagged_player_who_vanishes_is_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A judgement hangs in the air: its subject is in no report any more."""
+    store = InstanceStore(settings)
+    team = [make_entry(1), make_entry(2)]
+    swapped = [make_entry(1), make_entry(3)]
+    first = report_message(16_000_000_001, players=team)
+    later = report_message(16_000_000_001, players=swapped)
+    later.properties["headers"]["fetched_at"] = (NOW + timedelta(minutes=15)).isoformat()
+    try:
+        store.handle([delivery(first)])
+        with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO flagging.flag_instance_player"
+                " SELECT instance_id, membership_id, 'v1', 1, now(), 0.9"
+                " FROM core.instance_player ORDER BY membership_id DESC LIMIT 1"
+            )
+        assert store.handle([delivery(later)]) == [None]
+    finally:
+        store.close()
+    assert "flagged_player_vanished" in actions(caplog)
+    assert rows(settings, "SELECT count(*) FROM core.instance_player") == [(3,)]
+
+
+def test_a_malformed_report_that_heals_is_stored(settings: Settings) -> None:
+    """Bungie publishes some reports broken and mends them; the second fetch must close the row."""
+    broken = make_report(instance_id=16_000_000_001)
+    del broken["entries"][0]["extended"]
+    properties = instance_store_properties(16_000_000_001, NOW, "atlas", settled=False)
+    send(settings, Message(INSTANCE_STORE, gzip.compress(encode(broken)), properties))
+    with consuming(settings, TOPIC):
+        until(lambda: rows(settings, "SELECT state FROM streaming.missed_pgcr"))
+        send(settings, report_message(16_000_000_001))
+        until(lambda: stored(settings) == 1)
+        # A late copy of the broken one opens nothing again.
+        send(settings, Message(INSTANCE_STORE, gzip.compress(encode(broken)), properties))
+        until(lambda: ready(settings, "instance_store.parked") == 2)
+    assert rows(settings, "SELECT state FROM streaming.missed_pgcr") == [("resolved",)]
+
+
+def test_a_young_report_is_asked_for_again(settings: Settings, tmp_path: Path) -> None:
+    """Through store, chore, outbox and relay: none of them may forget it."""
+    soon = settings.model_copy(
+        update={"young_first_recheck_s": 0.5, "young_last_recheck_s": 1.0, "young_report_s": 7200.0}
+    )
+    period = (NOW - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    send(settings, report_message(16_000_000_001, period=period))
+    with process(soon, tmp_path / "log", "--topic", "instance_store", "--topic", "relay"):
+        until(lambda: ready(settings, "pgcr_crawl") > 0, limit_s=60)
+    message = take(settings, "pgcr_crawl")
+    assert message is not None
+    assert json.loads(message[1]) == {"instanceId": "16000000001", "refetch": True}
+    assert rows(settings, "SELECT * FROM streaming.young_pgcr") == []
 
 
 def has_grown(settings: Settings, to: int) -> bool:

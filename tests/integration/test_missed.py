@@ -52,6 +52,13 @@ def test_an_id_has_one_row_however_often_it_is_recorded(db: Connection) -> None:
     assert stored(db) == {1: ("malformed", "not_found", 1)}  # its pauses begin anew
 
 
+def test_a_report_that_waits_for_its_definition_is_not_given_up(db: Connection) -> None:
+    """A second fetch may be broken; the first one is kept and as good as ever."""
+    record(db, UNKNOWN)
+    record(db, WAITING._replace(state=State.MALFORMED))
+    assert stored(db) == {1: ("unknown_hash", "unknown_hash", 1)}
+
+
 def test_an_id_whose_report_is_stored_is_missed_by_nobody(db: Connection) -> None:
     """A block crawled again after a death meets errors where the first crawl met none."""
     with db, db.cursor() as cursor:

@@ -68,7 +68,7 @@ def test_messages_leave_in_order_and_once(settings: Settings) -> None:
 def test_the_backlog_tells_apart_what_waits_for_whom(settings: Settings) -> None:
     """The alert must name ClickHouse when ClickHouse is away, and not when the broker is."""
     with connected(settings, "test") as connection:
-        assert outbox.backlog(connection) == (0, 0.0, 0.0, 0)
+        assert outbox.backlog(connection) == outbox.Backlog(0, 0.0, 0.0, 0.0, 0)
         fill(connection, [("player_crawl", 1)])
         with connection, connection.cursor() as cursor:
             cursor.execute("UPDATE streaming.outbox SET created_at = now() - interval '1 hour'")
@@ -91,6 +91,7 @@ def test_the_backlog_tells_apart_what_waits_for_whom(settings: Settings) -> None
             )
         corrected = outbox.backlog(connection)
     assert 3600 <= only_messages.oldest_s < 3700
+    assert 3600 <= only_messages.oldest_message_s < 3700
     assert only_messages.clickhouse_oldest_s == 0
     assert 600 <= both.clickhouse_oldest_s < 700
     assert 1200 <= corrected.clickhouse_oldest_s < 1300

@@ -2,10 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,22 +12,19 @@ import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.pgcr.model import Instance
-from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage import store as store_module
 from raidhub_dagster.storage.clickhouse_rows import decode_row, read_rows
 from raidhub_dagster.storage.queries import load
-from raidhub_dagster.storage.store import Outcome, Store
+from raidhub_dagster.storage.revisions import Relation, digest, relation
+from raidhub_dagster.storage.store import Outcome, Report, Store
 from raidhub_dagster.storage.verify import verify
 from tests.support import worlds
+from tests.support.database import NEEDED, Database, store_all, store_reports
 from tests.support.reports import make_report
-
-NEEDED = (11, 12)  # the raids that a sum of best needs in these worlds
 
 _PER_EXAMPLE = settings(
     deadline=None,
@@ -39,49 +34,14 @@ _PER_EXAMPLE = settings(
 )
 
 
-@dataclass
-class Database:
-    settings: Settings
-    connection: Connection
-
-    def connect(self) -> Connection:
-        return pg.connect(self.settings, "pytest")
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        with self.connection, self.connection.cursor() as cursor:
-            cursor.execute(statement)
-            return cursor.fetchall()
-
-
-@pytest.fixture
-def database(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Iterator[Database]:
-    """With two raids that count for the sum of best, so that small worlds reach one."""
-    found = settings_for(postgres)
-    with closing(pg.connect(found, "pytest")) as connection:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE definitions.activity_definition SET is_sunset = true WHERE id <> ALL(%s)",
-                (list(NEEDED),),
-            )
-        yield Database(found, connection)
-
-
-def store_all(store: Store, world: list[Instance], batch: int) -> list[Outcome]:
-    reports = [worlds.report_of(i) for i in world]
-    outcomes: list[Outcome] = []
-    for start in range(0, len(reports), batch):
-        outcomes += store.store(reports[start : start + batch], source="test")
-    return outcomes
-
-
-def assert_exact(database: Database, world: list[Instance]) -> None:
+def assert_exact(database: Database, world: list[Instance], *, replaced: int = 0) -> None:
     found, wanted = worlds.found(database.connection), worlds.expected(world, NEEDED)
     for name, rows in found._asdict().items():
         assert rows == getattr(wanted, name), name
-    assert_effects(database, world)
+    assert_effects(database, world, replaced=replaced)
 
 
-def assert_effects(database: Database, world: list[Instance]) -> None:
+def assert_effects(database: Database, world: list[Instance], *, replaced: int = 0) -> None:
     """One ClickHouse row an instance, right by itself or with a correction on its way."""
     ids = {i.instance_id for i in world}
     bodies = database.rows("SELECT key, body FROM streaming.outbox WHERE kind = 'clickhouse'")
@@ -95,7 +55,27 @@ def assert_effects(database: Database, world: list[Instance]) -> None:
     checks = database.rows(
         "SELECT key FROM streaming.outbox WHERE destination = 'instance_cheat_check'"
     )
-    assert sorted(key for (key,) in checks) == sorted(ids)
+    assert {key for (key,) in checks} == ids
+    assert len(checks) == len(ids) + replaced
+
+
+def assert_newest_kept(database: Database, histories: list[list[Report]]) -> None:
+    """The body that counts is kept, and every other run that the report ever told."""
+    kept = dict(database.rows("SELECT instance_id, data FROM raw.pgcr"))
+    revisions = database.rows("SELECT instance_id, sha256, state FROM streaming.pgcr_revision")
+    found = {(instance_id, bytes(key)) for instance_id, key, _ in revisions}
+    assert {state for *_, state in revisions} <= {"superseded"}
+    came = {(v.instance.instance_id, digest(v.body)) for vs in histories for v in vs[:-1]}
+    assert found <= came
+    for versions in histories:
+        *older, newest = versions
+        instance_id = newest.instance.instance_id
+        assert bytes(kept[instance_id]) == newest.body
+        for version in older:
+            others = [v for v in versions if v is not version]
+            if all(relation(version.instance, v.instance) is Relation.CONTENT for v in others):
+                assert (instance_id, digest(version.body)) in found
+    assert not [f for f in verify(database.connection, None) if f.differing]
 
 
 @_PER_EXAMPLE
@@ -114,27 +94,47 @@ def test_tables_are_exact_in_any_order_batching_and_duplication(
     assert_exact(database, world)
 
 
+@settings(_PER_EXAMPLE, max_examples=80)
+@given(data=st.data())
+def test_tables_are_those_of_the_newest_versions_in_whatever_order_they_came(
+    database: Database, data: st.DataObject
+) -> None:
+    """A report that grew must leave nothing of what it said before, and no old copy undo it."""
+    worlds.wipe(database.connection)
+    world, histories = data.draw(worlds.histories())
+    reports = [version for versions in histories for version in versions]
+    again = data.draw(st.lists(st.sampled_from(reports), max_size=4))
+    order = data.draw(st.permutations(reports + again))
+    outcomes = store_reports(Store(database.connection), order, data.draw(st.integers(1, 6)))
+    assert outcomes.count(Outcome.STORED) == len(world)
+    assert_exact(database, world, replaced=outcomes.count(Outcome.REPLACED))
+    assert_newest_kept(database, histories)
+
+
 @settings(_PER_EXAMPLE, max_examples=12)
-@given(world=worlds.worlds(most=24), seed=st.integers(0, 2**32))
+@given(history=worlds.histories(most=16), seed=st.integers(0, 2**32))
 def test_tables_are_exact_with_parallel_workers(
-    database: Database, world: list[Instance], seed: int
+    database: Database, history: tuple[list[Instance], list[list[Report]]], seed: int
 ) -> None:
     """Overlapping fireteams in several workers must neither deadlock nor lose an update."""
     worlds.wipe(database.connection)
+    world, histories = history
     rng = random.Random(seed)
     failures: list[BaseException] = []
+    outcomes: list[Outcome] = []
 
-    def work(order: list[Instance], batch: int) -> None:
+    def work(order: list[Report], batch: int) -> None:
         try:
             with closing(database.connect()) as connection:
-                store_all(Store(connection), order, batch)
+                outcomes.extend(store_reports(Store(connection), order, batch))
         except BaseException as error:  # noqa: BLE001  reported by the test's own thread
             failures.append(error)
 
-    # Every instance goes to two workers, so that duplicates race as well.
+    # Every version goes to two workers, so that duplicates race as well.
     threads = []
+    reports = [version for versions in histories for version in versions]
     for part in range(4):
-        mine = [i for i in world if i.instance_id % 4 in (part, (part + 1) % 4)]
+        mine = [r for n, r in enumerate(reports) if n % 4 in (part, (part + 1) % 4)]
         rng.shuffle(mine)
         threads.append(threading.Thread(target=work, args=(mine, rng.randint(1, 5))))
     for thread in threads:
@@ -142,7 +142,8 @@ def test_tables_are_exact_with_parallel_workers(
     for thread in threads:
         thread.join()
     assert failures == []
-    assert_exact(database, world)
+    assert_exact(database, world, replaced=outcomes.count(Outcome.REPLACED))
+    assert_newest_kept(database, histories)
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     assert database.rows(locks) == [(0,)]
 
@@ -174,20 +175,23 @@ def dying_cursor(after: int) -> type[Cursor]:
 
 
 @settings(_PER_EXAMPLE, max_examples=8)
-@given(world=worlds.worlds(), batch=st.integers(1, 5))
+@given(history=worlds.histories(most=6), batch=st.integers(1, 5))
 def test_tables_are_exact_when_the_process_dies_between_any_two_steps(
-    database: Database, world: list[Instance], batch: int
+    database: Database, history: tuple[list[Instance], list[list[Report]]], batch: int
 ) -> None:
     """A worker that is killed leaves all of a batch or nothing; the redelivery does the rest."""
     worlds.wipe(database.connection)
+    world, histories = history
+    reports = [version for versions in histories for version in versions]
     deaths = 0
-    for start in range(0, len(world), batch):
-        part = world[start : start + batch]
-        for step in range(100):
+    outcomes: list[Outcome] = []
+    for start in range(0, len(reports), batch):
+        part = reports[start : start + batch]
+        for step in range(300):
             connection = database.connect()
             connection.cursor_factory = dying_cursor(step)
             try:
-                store_all(Store(connection), part, batch)
+                outcomes += store_reports(Store(connection), part, batch)
             except (DeadError, psycopg2.InterfaceError):  # the rollback finds nobody either
                 deaths += 1
             else:
@@ -197,7 +201,8 @@ def test_tables_are_exact_when_the_process_dies_between_any_two_steps(
         else:
             pytest.fail("the store never came to an end")
     assert deaths >= 10
-    assert_exact(database, world)
+    assert_exact(database, world, replaced=outcomes.count(Outcome.REPLACED))
+    assert_newest_kept(database, histories)
 
 
 def test_members_of_a_displaced_instance_are_locked_before_they_change(
@@ -273,7 +278,7 @@ def test_kept_report_that_no_parser_reads_is_fetched_again(database: Database) -
         worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER]), hash=77
     )
     store = Store(database.connection)
-    store.store([worlds.report_of(instance)], source="test")
+    store.store([worlds.report_of(instance)._replace(body=b"x")], source="test")
     with database.connection, database.connection.cursor() as cursor:
         cursor.execute("INSERT INTO definitions.activity_version VALUES (77, 11, 1)")
     assert store.store_known_hashes() == 0
@@ -334,8 +339,11 @@ def test_conflict_with_an_outside_writer_is_tried_again(database: Database) -> N
     assert store_all(store, [instance], 1) == [Outcome.STORED]
     timer.join()
     outsider.close()
-    assert database.rows("SELECT data FROM raw.pgcr") != []
-    assert database.rows("SELECT convert_from(data, 'UTF8') FROM raw.pgcr") == [("x",)]
+    ((kept,),) = database.rows("SELECT data FROM raw.pgcr")
+    assert bytes(kept) == worlds.report_of(instance).body
+    assert database.rows(
+        "SELECT convert_from(data, 'UTF8'), state FROM streaming.pgcr_revision"
+    ) == [("x", "superseded")]
 
 
 def test_batch_that_waits_for_a_load_of_definitions_goes_by_the_new_ones(

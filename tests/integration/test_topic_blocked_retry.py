@@ -222,7 +222,7 @@ def test_with_open_gates_the_fourth_failure_leaves_the_id_to_the_ledger_and_aler
     instance_id = next(bungie.raids())
     alerts: list[Alert] = []
     with closing(BlockedRetry(api_settings)) as handler:
-        handler.shared.alerts.send = lambda alert: bool(alerts.append(alert))  # type: ignore[method-assign]
+        handler.shared.alerts.send = alerts.append  # type: ignore[method-assign, assignment]
         for retry, rest_s in enumerate((8, 16, 32)):
             delivery = Delivery(body(instance_id), {"x-retry-count": retry})
             (error,) = handler.handle([delivery])

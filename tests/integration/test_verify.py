@@ -26,7 +26,7 @@ def connection(
     """A store with three runs of overlapping teams and a ledger that covers them."""
     with closing(connect(settings_for(postgres), "pytest")) as opened:
         reports = []
-        for number, team in enumerate(([1, 2], [2, 3], [1, 3])):
+        for number, team in enumerate(([1, 2, 4], [2, 3], [1, 3])):
             body = encode(
                 make_report(
                     instance_id=FIRST + number,
@@ -94,6 +94,24 @@ def test_store_of_its_own_making_is_equal(connection: Connection) -> None:
             "INSERT INTO streaming.missed_pgcr (instance_id, state, reason, source)"
             " VALUES (16000000001, 'waiting', 'not_found', 'test')",
             {"missed_but_stored"},
+        ),
+        (
+            "INSERT INTO streaming.pgcr_revision"
+            " SELECT instance_id, sha256(substring(data FROM 9)), now(), data, 'conflict'"
+            " FROM raw.pgcr",
+            {"current_revisions"},
+        ),
+        (
+            "INSERT INTO streaming.pgcr_revision"
+            " SELECT a.instance_id, 'x', now(), b.data, 'superseded'"
+            " FROM raw.pgcr AS a, raw.pgcr AS b"
+            " WHERE a.instance_id = 16000000001 AND b.instance_id = 16000000000",
+            {"superseded"},
+        ),
+        (
+            "INSERT INTO streaming.young_pgcr"
+            " VALUES (16000000001, now(), 0, now() - interval '7 hours')",
+            {"young"},
         ),
         ("DELETE FROM streaming.gap", {"ledger"}),
         ("UPDATE streaming.crawl_cursor SET next_id = 102", {"ledger"}),

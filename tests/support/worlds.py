@@ -1,9 +1,11 @@
 """Random worlds of instances, and the tables they must give by the definitions alone.
 
-The oracle recomputes everything from the whole set, in the plainest way and without a line of the
-store: quadratic, but so simple that it can be checked by eye against docs/domain/storage.md.
+A report may have several versions; `histories` gives worlds in which it has. The oracle recomputes
+everything from the whole set, in the plainest way and without a line of the store: quadratic, but
+so simple that it can be checked by eye against docs/domain/storage.md.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,9 +15,10 @@ import msgspec
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
-from raidhub_dagster.pgcr.envelope import pack
+from raidhub_dagster.pgcr.envelope import pack, stamped
 from raidhub_dagster.pgcr.model import Character, Instance, Player, Weapon
 from raidhub_dagster.storage.store import Report
+from tests.support.reports import stat
 
 EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 # Two hashes of one raid, one of another that every sum of best needs, one of a sunset raid.
@@ -34,9 +37,79 @@ class Tables(NamedTuple):
     weapons: set[tuple[Any, ...]]
 
 
-def report_of(instance: Instance) -> Report:
-    """The store never looks into the body; it keeps it."""
-    return Report(instance, pack(b'{"id": %d}' % instance.instance_id))
+def report_of(instance: Instance, fetched_at: datetime | None = None) -> Report:
+    """`instance` with a body that parses to it."""
+    body = pack(json.dumps(_response(instance), ensure_ascii=False).encode())
+    return Report(instance, stamped(body, fetched_at) if fetched_at else body)
+
+
+def _response(i: Instance) -> dict[str, Any]:
+    """The report that says `i`; one character a player."""
+    flag = {} if i.fresh is None else {"activityWasStartedFromBeginning": i.fresh}
+    return {
+        "period": i.date_started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **flag,
+        "activityDetails": {
+            "instanceId": str(i.instance_id),
+            "directorActivityHash": i.hash,
+            "membershipType": i.platform_type,
+            "mode": 4,
+        },
+        "selectedSkullHashes": list(i.skull_hashes),
+        "entries": [_entry(i, p, c) for p in i.players for c in p.characters],
+    }
+
+
+def _entry(i: Instance, p: Player, c: Character) -> dict[str, Any]:
+    values = {
+        "activityDurationSeconds": i.duration,
+        "completionReason": 0,
+        "playerCount": -1,
+        "teamScore": i.score,
+        "completed": int(c.completed),
+        "score": c.score,
+        "kills": c.kills,
+        "assists": c.assists,
+        "deaths": c.deaths,
+        "startSeconds": c.start_seconds,
+        "timePlayedSeconds": c.time_played_seconds,
+    }
+    extended = {
+        "precisionKills": c.precision_kills,
+        "weaponKillsSuper": c.super_kills,
+        "weaponKillsGrenade": c.grenade_kills,
+        "weaponKillsMelee": c.melee_kills,
+    }
+    code = p.bungie_global_display_name_code
+    return {
+        "player": {
+            "destinyUserInfo": {
+                "membershipId": str(p.membership_id),
+                "membershipType": p.membership_type or 0,
+                "iconPath": p.icon_path,
+                "displayName": p.display_name,
+                "bungieGlobalDisplayName": p.bungie_global_display_name,
+                "bungieGlobalDisplayNameCode": code and int(code),
+            },
+            "classHash": c.class_hash or 0,
+            "emblemHash": c.emblem_hash or 0,
+        },
+        "characterId": str(c.character_id),
+        "values": {key: stat(value) for key, value in values.items()},
+        "extended": {
+            "weapons": [
+                {
+                    "referenceId": w.weapon_hash,
+                    "values": {
+                        "uniqueWeaponKills": stat(w.kills),
+                        "uniqueWeaponPrecisionKills": stat(w.precision_kills),
+                    },
+                }
+                for w in c.weapons
+            ],
+            "values": {key: stat(value) for key, value in extended.items()},
+        },
+    }
 
 
 @st.composite
@@ -44,25 +117,50 @@ def instances(draw: st.DrawFn, instance_id: int, players: int = 6) -> Instance:
     """An instance whose date does not follow its id, by some of few players."""
     started = EPOCH + timedelta(hours=draw(st.integers(0, 40)))
     duration = draw(st.integers(1, 3)) * 1000
-    fresh = draw(st.sampled_from([True, True, False, None]))
     members = sorted(draw(st.sets(st.integers(0, players - 1), min_size=1, max_size=4)))
-    listed = tuple(draw(_players(FIRST_PLAYER + m, started, duration)) for m in members)
-    completed = any(p.completed for p in listed)
+    return team(
+        instance_id=instance_id,
+        hash_=draw(st.sampled_from(sorted(HASHES))),
+        platform_type=draw(st.sampled_from([-1, 1, 3])),
+        started=started,
+        duration=duration,
+        score=draw(st.integers(0, 5)),
+        fresh=draw(st.sampled_from([True, True, False, None])),
+        skull_hashes=tuple(draw(st.lists(st.integers(1, 2**32 - 1), max_size=2, unique=True))),
+        players=[draw(_players(FIRST_PLAYER + m, started, duration)) for m in members],
+    )
+
+
+def team(
+    *,
+    instance_id: int,
+    hash_: int,
+    platform_type: int,
+    started: datetime,
+    duration: int,
+    score: int,
+    fresh: bool | None,
+    skull_hashes: tuple[int, ...],
+    players: Sequence[Player],
+) -> Instance:
+    """The instance of these players, with what follows from them."""
+    completed = any(p.completed for p in players)
+    deathless = all(c.deaths == 0 for p in players for c in p.characters)
     return Instance(
         instance_id=instance_id,
-        hash=draw(st.sampled_from(sorted(HASHES))),
-        platform_type=draw(st.sampled_from([-1, 0, 3])),
+        hash=hash_,
+        platform_type=platform_type,
         date_started=started,
         date_completed=started + timedelta(seconds=duration),
         duration=duration,
-        score=draw(st.integers(0, 5)),
-        player_count=len(listed),
+        score=score,
+        player_count=len(players),
         completed=completed,
-        deathless=False,
+        deathless=deathless,
         fresh=fresh,
-        flawless=draw(st.sampled_from([True, False, None])),
-        skull_hashes=tuple(draw(st.lists(st.integers(1, 2**32 - 1), max_size=2, unique=True))),
-        players=listed,
+        flawless=fresh if completed and deathless else False,
+        skull_hashes=skull_hashes,
+        players=tuple(players),
     )
 
 
@@ -73,6 +171,8 @@ def _players(draw: st.DrawFn, membership_id: int, started: datetime, duration: i
     icon = draw(st.sampled_from(["/a.png", "/b.png", None])) if kind else None
     pair = draw(st.sampled_from([("Ann", "0001"), ("Bob", "0420"), (None, None)]))
     weapons = draw(st.dictionaries(st.integers(1, 9), st.integers(0, 9), max_size=3))
+    start = draw(st.sampled_from([0, 8]))
+    played = draw(st.integers(0, duration))
     character = Character(
         character_id=membership_id * 2 % 2**62 + draw(st.integers(0, 1)),
         class_hash=draw(st.sampled_from([None, 671679327])),
@@ -81,34 +181,145 @@ def _players(draw: st.DrawFn, membership_id: int, started: datetime, duration: i
         score=7,
         kills=draw(st.integers(0, 300)),
         assists=1,
-        deaths=2,
+        deaths=draw(st.sampled_from([0, 0, 2])),
         precision_kills=3,
         super_kills=4,
         grenade_kills=5,
         melee_kills=6,
-        time_played_seconds=duration,
-        start_seconds=8,
+        time_played_seconds=played,
+        start_seconds=start,
         weapons=tuple(Weapon(key, kills, kills // 2) for key, kills in sorted(weapons.items())),
     )
-    return Player(
-        membership_id=membership_id,
-        membership_type=kind,
-        icon_path=icon,
-        display_name=name,
-        bungie_global_display_name=pair[0],
-        bungie_global_display_name_code=pair[1],
-        completed=draw(st.booleans()),
-        time_played_seconds=draw(st.integers(0, duration)),
-        first_seen=started,
-        last_seen=started + timedelta(seconds=draw(st.integers(0, duration))),
-        characters=(character,),
+    return _played(
+        Player(
+            membership_id=membership_id,
+            membership_type=kind,
+            icon_path=icon,
+            display_name=name,
+            bungie_global_display_name=pair[0],
+            bungie_global_display_name_code=pair[1],
+            completed=character.completed,
+            time_played_seconds=0,
+            first_seen=started,
+            last_seen=started,
+            characters=(character,),
+        ),
+        duration,
+    )
+
+
+def _played(player: Player, duration: int) -> Player:
+    """`player` with the times that follow from those of its character."""
+    (character,) = player.characters
+    end = min(character.start_seconds + character.time_played_seconds, duration)
+    return msgspec.structs.replace(
+        player,
+        completed=character.completed,
+        time_played_seconds=max(end - character.start_seconds, 0)
+        if character.time_played_seconds
+        else 0,
+        last_seen=player.first_seen + timedelta(seconds=end),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn, most: int = 8) -> tuple[list[Instance], list[list[Report]]]:
+    """A world, and for each of its instances all versions of the report, the one that counts last.
+
+    Versions grow: each has the entries of the one before and perhaps more, and knows no less of
+    its players. One with fewer entries may have been fetched at any time, for a cache may be old.
+    """
+    world = draw(worlds(most))
+    return world, [draw(_versions(instance)) for instance in world]
+
+
+@st.composite
+def _versions(draw: st.DrawFn, final: Instance) -> list[Report]:
+    number = draw(st.integers(0, 3))
+    sizes = sorted(draw(st.integers(1, len(final.players))) for _ in range(number))
+    order = draw(st.permutations(range(len(final.players))))
+    parts = sorted(draw(st.integers(5, 10)) for _ in range(number))  # of the time, in tenths
+    ended = final.date_completed
+    times = [draw(st.integers(1, 50)) for _ in range(number)]
+    reports = []
+    for rank, (size, part) in enumerate(zip(sizes, parts, strict=True)):
+        instance = draw(
+            _younger(
+                final, sorted(order[:size]), part, unresolved=rank == 0 and draw(st.booleans())
+            )
+        )
+        # Of equal size the later fetched counts; a smaller one may come from a cache at any time.
+        is_whole = size == len(final.players)
+        minutes = rank * 100 + times[rank] + (0 if is_whole else draw(st.sampled_from([0, 9_000])))
+        reports.append((size, minutes, instance))
+    reports.sort(key=lambda report: report[:2])
+    versions = [(1_000, final)]
+    for _, minutes, instance in reversed(reports):
+        if all(instance != other for _, other in versions):
+            versions.append((minutes, instance))
+    return [report_of(i, ended + timedelta(minutes=m)) for m, i in reversed(versions)]
+
+
+@st.composite
+def _younger(
+    draw: st.DrawFn, final: Instance, members: list[int], part: int, *, unresolved: bool
+) -> Instance:
+    """A version of `final` with some of its entries, other names, and perhaps other facts."""
+    is_other_run = draw(st.booleans())
+    players = []
+    for member in members:
+        player = final.players[member]
+        (character,) = player.characters
+        if is_other_run:
+            played = character.time_played_seconds * part // 10
+            character = msgspec.structs.replace(
+                character,
+                completed=draw(st.booleans()),
+                kills=draw(st.integers(0, 300)),
+                time_played_seconds=played,
+                weapons=character.weapons[: draw(st.integers(0, 3))],
+            )
+        if unresolved:
+            character = msgspec.structs.replace(character, class_hash=None, emblem_hash=None)
+            player = msgspec.structs.replace(
+                player,
+                membership_type=None,
+                icon_path=None,
+                display_name=None,
+                bungie_global_display_name=None,
+                bungie_global_display_name_code=None,
+            )
+        elif draw(st.booleans()):
+            if character.emblem_hash:
+                character = msgspec.structs.replace(character, emblem_hash=777)
+            if player.display_name:
+                player = msgspec.structs.replace(player, display_name="Old")
+            if player.bungie_global_display_name:
+                player = msgspec.structs.replace(
+                    player,
+                    bungie_global_display_name="Older",
+                    bungie_global_display_name_code="0002",
+                )
+        players.append(
+            _played(msgspec.structs.replace(player, characters=(character,)), final.duration)
+        )
+    return team(
+        instance_id=final.instance_id,
+        hash_=final.hash,
+        platform_type=final.platform_type,
+        started=final.date_started,
+        duration=final.duration,
+        score=draw(st.integers(0, 5)) if is_other_run else final.score,
+        fresh=draw(st.sampled_from([True, False, None])) if is_other_run else final.fresh,
+        skull_hashes=final.skull_hashes,
+        players=players,
     )
 
 
 def clear(number: int, *, hours: int, players: Sequence[int]) -> Instance:
     """A fresh clear of King's Fall, an hour long, that began `hours` after the epoch."""
     started = EPOCH + timedelta(hours=hours)
-    character = Character(0, None, None, True, 0, 9, 0, 0, 0, 0, 0, 0, 3600, 0, ())
+    character = Character(0, None, None, True, 0, 9, 0, 1, 0, 0, 0, 0, 3600, 0, ())
     listed = [
         Player(
             membership_id=who,
@@ -322,5 +533,5 @@ def wipe(connection: Connection) -> None:
             " flagging.flag_instance, flagging.flag_instance_player, flagging.blacklist_instance,"
             " flagging.blacklist_instance_player, clan.clan_members,"
             " streaming.outbox, streaming.player_identity, streaming.missed_pgcr,"
-            " streaming.clickhouse_correction"
+            " streaming.clickhouse_correction, streaming.pgcr_revision, streaming.young_pgcr"
         )

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from simulator.faults import KINDS, PERMANENT_KINDS, Faults, damaged
+from simulator.faults import GROWING_KINDS, KINDS, PERMANENT_KINDS, Faults, damaged
 from simulator.publication import Schedule
 from simulator.server import build_app
 from simulator.service import Config
@@ -345,7 +345,7 @@ async def test_every_kind_of_malformed_report_is_valid_json_with_its_defect() ->
         raid = (await api.lines("/truth/raids"))[0]["instance_id"]
         async with api.client.get(report_path(raid), headers=KEY) as answer:
             body = await answer.read()
-    broken = {kind: json.loads(damaged(body, kind)) for kind in [*KINDS, "growing"]}
+    broken = {kind: json.loads(damaged(body, kind)) for kind in [*KINDS, *GROWING_KINDS]}
     assert all(found != json.loads(body) for found in broken.values())
     assert broken["no_response"]["Response"] is None
     assert len({json.dumps(found) for found in broken.values()}) == len(broken)
@@ -353,14 +353,34 @@ async def test_every_kind_of_malformed_report_is_valid_json_with_its_defect() ->
 
 
 @pytest.mark.asyncio
-async def test_growing_reports_gain_their_entries_later() -> None:
-    async with simulator(only(growing=1.0, growing_s=900.0)) as api:
+async def test_growing_reports_are_whole_later() -> None:
+    """Each lacks something of its kind until then, and the truth has it only from then on."""
+    async with simulator(only(growing=1.0, growing_s=900.0)) as api, simulator() as calm:
+        assert await api.lines("/truth/raids") == []
+        assert (await api.get("/truth/summary"))[1]["growing"] > 100
+        raids = [raid["instance_id"] for raid in await calm.lines("/truth/raids")]
+        young = [(await api.report(raid))[1]["Response"] for raid in raids]
         api.clock.now += 901
-        raid = (await api.lines("/truth/raids"))[0]["instance_id"]
-        grown = len((await api.report(raid))[1]["Response"]["entries"])
-        api.clock.now -= 901
-        young = len((await api.report(raid))[1]["Response"]["entries"])
-    assert young == -(-grown // 2)
+        grown = [(await api.report(raid))[1]["Response"] for raid in raids]
+        assert [raid["instance_id"] for raid in await api.lines("/truth/raids")] == raids
+    changed = [(y, g) for y, g in zip(young, grown, strict=True) if y != g]
+    shorter = [(y, g) for y, g in changed if len(y["entries"]) < len(g["entries"])]
+    assert all(len(y["entries"]) == -(-len(g["entries"]) // 2) for y, g in shorter)
+    bare = [y for y, _ in changed if "extended" not in y["entries"][0]]
+    assert len(shorter) > len(bare) > len(raids) // 10
+
+
+@pytest.mark.asyncio
+async def test_a_changeling_is_another_raid_later_but_not_in_the_truth() -> None:
+    async with simulator(only(changeling=1.0, growing_s=900.0)) as api:
+        raids = await api.lines("/truth/raids")
+        instance_id = raids[0]["instance_id"]
+        first = (await api.report(instance_id))[1]["Response"]
+        api.clock.now += 901
+        later = (await api.report(instance_id))[1]["Response"]
+        assert await api.lines("/truth/raids") == raids
+    assert first["activityDetails"] != later["activityDetails"]
+    assert first["entries"] == later["entries"]
 
 
 # --- requests -----------------------------------------------------------------------------------

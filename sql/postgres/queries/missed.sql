@@ -29,7 +29,9 @@ ON CONFLICT (instance_id) DO UPDATE SET
     last_attempt_at = now(),
     next_attempt_at = excluded.next_attempt_at,
     closed_at = NULL
-WHERE %(reopen)s OR m.state IN ('waiting', 'malformed', 'blocked');
+-- A kept report whose definition is missing is not lost because a later copy of it is broken.
+WHERE m.state IN ('waiting', 'malformed', 'blocked')
+   OR (%(reopen)s AND (m.state <> 'unknown_hash' OR excluded.state = 'unknown_hash'));
 
 -- name: due
 -- Index missed_pgcr_due_idx. Claimed by moving next_attempt_at: no other process takes the row

@@ -32,12 +32,48 @@ SELECT count(*) FROM (
 ) AS taken;
 
 -- name: find_stored
--- Primary keys of both tables.
-SELECT id, i.instance_id IS NOT NULL AS stored, r.instance_id IS NOT NULL AS kept
+-- Primary keys of all three tables. `digest` tells a redelivery from a changed report without
+-- fetching the kept one: all of the body behind its stamp, as revisions.py computes it.
+SELECT id, i.hash, i.date_started, r.instance_id IS NOT NULL AS kept,
+       sha256(substring(r.data FROM 9)) AS digest,
+       (SELECT m.state FROM streaming.missed_pgcr AS m WHERE m.instance_id = id) AS missed
 FROM unnest(%(instances)s::bigint[]) AS id
 LEFT JOIN core.instance AS i ON i.instance_id = id
 LEFT JOIN raw.pgcr AS r ON r.instance_id = id
 WHERE i.instance_id IS NOT NULL OR r.instance_id IS NOT NULL;
+
+-- name: read_kept
+-- Primary key.
+SELECT data, date_crawled FROM raw.pgcr WHERE instance_id = %(instance_id)s;
+
+-- name: keep_revision
+-- Primary key. A version that came before leaves no second row, whatever brought it again.
+INSERT INTO streaming.pgcr_revision (instance_id, sha256, fetched_at, data, state)
+VALUES (%(instance_id)s, %(digest)s, coalesce(%(fetched_at)s, now()), %(body)s, %(state)s)
+ON CONFLICT (instance_id, sha256) DO NOTHING;
+
+-- name: replace_raw
+-- Primary key.
+UPDATE raw.pgcr SET data = %(body)s, date_crawled = now() WHERE instance_id = %(instance_id)s;
+
+-- name: forget_revision
+-- Primary key. What counts again is no revision.
+DELETE FROM streaming.pgcr_revision
+WHERE instance_id = %(instance_id)s AND sha256 = %(digest)s AND state = 'superseded';
+
+-- name: update_looks
+-- Primary key. Classes and emblems of a later fetch; what it does not know stays.
+UPDATE extended.instance_character AS c
+SET class_hash = coalesce(d.class_hash, c.class_hash),
+    emblem_hash = coalesce(d.emblem_hash, c.emblem_hash)
+FROM unnest(
+    %(players)s::bigint[], %(characters)s::bigint[], %(classes)s::bigint[], %(emblems)s::bigint[]
+) AS d (membership_id, character_id, class_hash, emblem_hash)
+WHERE c.instance_id = %(instance_id)s
+  AND c.membership_id = d.membership_id
+  AND c.character_id = d.character_id
+  AND (c.class_hash, c.emblem_hash) IS DISTINCT FROM
+      (coalesce(d.class_hash, c.class_hash), coalesce(d.emblem_hash, c.emblem_hash));
 
 -- name: read_players
 -- Primary keys of both tables.

@@ -147,6 +147,32 @@ SELECT name, lower(hole) AS first_id, upper(hole) - 1 AS last_id, count(*) OVER 
 FROM holes
 LIMIT 5;
 
+-- name: current_revisions
+-- What counts is no revision of itself.
+SELECT instance_id, v.state, v.fetched_at, count(*) OVER () AS differing
+FROM streaming.pgcr_revision AS v
+JOIN raw.pgcr AS r USING (instance_id)
+WHERE sha256(substring(r.data FROM 9)) = v.sha256
+LIMIT 5;
+
+-- name: young
+-- Reports whose second look is hours late: the chore of hermes that asks for them does not run.
+SELECT instance_id, rounds, due_at, count(*) OVER () AS differing
+FROM streaming.young_pgcr
+WHERE due_at < now() - interval '6 hours'
+ORDER BY due_at
+LIMIT 5;
+
+-- name: flagged
+-- Indexes by instance. Players whom a flag or a blacklist holds in an instance.
+SELECT instance_id, membership_id
+FROM flagging.flag_instance_player
+WHERE instance_id = ANY(%(instances)s::bigint[])
+UNION
+SELECT instance_id, membership_id
+FROM flagging.blacklist_instance_player
+WHERE instance_id = ANY(%(instances)s::bigint[]);
+
 -- name: sample_stored
 -- Random ids between the ends, each with the next stored one: primary key only.
 WITH drawn AS MATERIALIZED (
@@ -159,6 +185,15 @@ FROM raw.pgcr
 WHERE instance_id IN (
     SELECT (SELECT min(instance_id) FROM core.instance WHERE instance_id >= drawn.id) FROM drawn
 );
+
+-- name: sample_superseded
+-- Any of them: few reports ever change.
+SELECT instance_id, v.data, r.data
+FROM streaming.pgcr_revision AS v
+JOIN raw.pgcr AS r USING (instance_id)
+WHERE v.state = 'superseded'
+ORDER BY random()
+LIMIT %(size)s;
 
 -- name: pending_effects
 -- What has not reached ClickHouse yet: until then the stores must differ.

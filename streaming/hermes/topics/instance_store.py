@@ -1,9 +1,11 @@
 """Topic instance_store: reports off the queue into PostgreSQL, many in one transaction.
 
+Beside it run two chores: kept reports whose definition came, and young ones that may have grown.
 What must be stored is the store's business (`raidhub_dagster.storage.store`); here bodies are
 opened and parsed, and what cannot be stored leaves a row in the ledger of missed ids.
 """
 
+import logging
 import random
 import struct
 import time
@@ -13,15 +15,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from raidhub_dagster.bungie.protocol import ResultKind
+from raidhub_dagster.discord.alerts import Alert, Alerts, Colour
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.messages import read_origin
 from raidhub_dagster.monitoring import metrics
-from raidhub_dagster.pgcr.envelope import GZIP_MAGIC, open_body, pack
-from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.pgcr.envelope import GZIP_MAGIC, open_body, pack, stamped
+from raidhub_dagster.pgcr.model import Instance, Rejection
 from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import missed
+from raidhub_dagster.storage import missed, young
 from raidhub_dagster.storage.definitions import load_hash_names
 from raidhub_dagster.storage.postgres import connect, connected
 from raidhub_dagster.storage.store import Outcome, Report, Store
@@ -29,6 +32,8 @@ from streaming.hermes.failures import is_infrastructure
 from streaming.hermes.loop import Loop, Step
 from streaming.hermes.threads import Threads
 from streaming.hermes.topic import Delivery, Limits, Scaling, Topic
+
+log = logging.getLogger(__name__)
 
 _SOURCE = "hermes"
 _NAME = f"hermes-{topology.INSTANCE_STORE}"
@@ -45,13 +50,17 @@ class MalformedError(PermanentError):
 
 
 def read(delivery: Delivery, now: datetime) -> Report:
-    """The report in a message of any generation. Raises PermanentError."""
+    """The report in a message of any generation. Raises PermanentError.
+
+    Its body is stamped with the time of the fetch: that of the headers, else now.
+    """
     origin = read_origin(delivery.headers)
     plain = open_body(delivery.body)
     parsed = parse(plain, now=now, expected_id=origin.instance_id, settled=origin.settled)
     if isinstance(parsed, Rejection):
         raise MalformedError(parsed)
-    return Report(parsed, _packed(plain, delivery.body))
+    body = _packed(plain, delivery.body)
+    return Report(parsed, stamped(body, origin.fetched_at or now))
 
 
 def _packed(plain: bytes, body: bytes) -> bytes:
@@ -78,7 +87,10 @@ class InstanceStore:
         self._now = now
         self._clock = clock
         self._connection = connect(settings, _NAME)
-        self._store = Store(self._connection, now=now)
+        self._store = Store(self._connection, rechecks=young.Rechecks.of(settings), now=now)
+        self._alerts = Alerts(
+            settings.atlas_webhook_url, footer=_NAME, role_id=settings.alerts_role_id
+        )
         self._backoff = missed.Backoff(random)
         self._names: dict[int, tuple[str, str]] = {}
         self._names_until = clock()
@@ -125,6 +137,7 @@ class InstanceStore:
             missed.record(cursor, [row], source=_SOURCE)
 
     def close(self) -> None:
+        self._alerts.close()
         self._connection.close()
 
     def _store_batch(self, reports: dict[int, Report]) -> Iterator[tuple[int, Exception]]:
@@ -147,20 +160,46 @@ class InstanceStore:
                 return
         else:
             _measure("success", time.perf_counter() - started)
-            self._count(zip(reports.values(), stored, strict=True))
+            for report, outcome in zip(reports.values(), stored, strict=True):
+                self._count(report.instance, outcome)
+                self._tell(report.instance, outcome)
             return
         for position, report in reports.items():
             yield from self._store_batch({position: report})
 
-    def _count(self, stored: Iterator[tuple[Report, Outcome]]) -> None:
+    def _count(self, instance: Instance, outcome: Outcome) -> None:
         """After the commit: what kinds of raids were played in the last hours."""
-        recent = self._now() - _RECENT
-        for report, outcome in stored:
-            instance = report.instance
-            if outcome is Outcome.STORED and instance.date_completed >= recent:
-                activity, version = self._names_of(instance.hash)
-                completed = str(instance.completed).lower()
-                metrics.PGCR_INSTANCE_TYPE.inc(activity, version, completed)
+        if outcome is Outcome.STORED and instance.date_completed >= self._now() - _RECENT:
+            activity, version = self._names_of(instance.hash)
+            completed = str(instance.completed).lower()
+            metrics.PGCR_INSTANCE_TYPE.inc(activity, version, completed)
+
+    def _tell(self, instance: Instance, outcome: Outcome) -> None:
+        """What only a person can judge. The rest of changed reports is a line in the log."""
+        match outcome:
+            case Outcome.CONFLICT:
+                self._alerts.send(
+                    Alert(
+                        "pgcr_conflict",
+                        "Report Contradicts a Stored One",
+                        Colour.ORANGE,
+                        {"Instance": instance.instance_id, "Hash": instance.hash},
+                    )
+                )
+            case Outcome.PARTLY_REPLACED:
+                self._alerts.send(
+                    Alert(
+                        "flagged_player_vanished",
+                        "Flagged Player Left a Report",
+                        Colour.ORANGE,
+                        {"Instance": instance.instance_id, "Players now": instance.player_count},
+                    )
+                )
+            case Outcome.REPLACED | Outcome.SUPERSEDED:
+                log.info(
+                    "A report came in another version",
+                    extra={"action": f"pgcr_{outcome}", "instance_id": instance.instance_id},
+                )
 
     def _names_of(self, activity_hash: int) -> tuple[str, str]:
         if activity_hash not in self._names or self._clock() >= self._names_until:
@@ -203,6 +242,20 @@ def _known_hashes(settings: Settings, threads: Threads) -> Loop:
     return Loop("known_hashes", open_step, threads, idle_s=10.0)
 
 
+def _young_reports(settings: Settings, threads: Threads) -> Loop:
+    """Asks pgcr_crawl for the reports that were fetched too soon after the end of their raids."""
+    rechecks = young.Rechecks.of(settings)
+
+    @contextmanager
+    def open_step() -> Iterator[Step]:
+        with connected(settings, f"{_NAME}-young") as connection:
+            yield lambda: young.ask_again(connection, rechecks, now=datetime.now(UTC)) > 0
+
+    # A minute is little against the pauses; short ones, of simulations, need a closer look.
+    pause_s = rechecks.first.total_seconds() / 2
+    return Loop("young_reports", open_step, threads, idle_s=min(max(pause_s, 0.2), 60.0))
+
+
 TOPIC = Topic(
     topology.INSTANCE_STORE,
     InstanceStore,
@@ -215,5 +268,5 @@ TOPIC = Topic(
     workers_per_slot=10,
     batch=50,  # a bigger transaction is no faster, and holds its players' locks for longer
     batch_wait_s=0.1,
-    chores=(_known_hashes,),
+    chores=(_known_hashes, _young_reports),
 )
