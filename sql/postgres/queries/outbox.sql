@@ -31,7 +31,8 @@ SELECT count(*) AS unsent,
            (SELECT min(marked_at) FROM streaming.clickhouse_correction
             WHERE sent_revision < revision)
        )), 0)::double precision AS clickhouse_oldest_s,
-       (SELECT count(*) FROM streaming.clickhouse_dirty_day WHERE rebuilt_at IS NULL) AS dirty_days
+       (SELECT count(*) FROM streaming.clickhouse_dirty_day
+        WHERE rebuilt_at IS NULL OR rebuilt_at < marked_at) AS dirty_days
 FROM streaming.outbox
 WHERE sent_at IS NULL;
 

@@ -94,7 +94,8 @@ SELECT
     outbox.oldest_s,
     clickhouse.pending + corrections.pending AS clickhouse_pending,
     greatest(clickhouse.oldest_s, corrections.oldest_s) AS clickhouse_oldest_s,
-    (SELECT count(*) FROM streaming.clickhouse_dirty_day WHERE rebuilt_at IS NULL) AS dirty_days
+    (SELECT count(*) FROM streaming.clickhouse_dirty_day
+        WHERE rebuilt_at IS NULL OR rebuilt_at < marked_at) AS dirty_days
 FROM (
     SELECT count(*) AS open_gaps, coalesce(sum(last_id - first_id + 1), 0)::bigint AS open_ids
     FROM streaming.gap WHERE state <> 'done'
