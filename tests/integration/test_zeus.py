@@ -189,7 +189,12 @@ async def test_a_host_that_does_not_answer_at_all_is_a_502() -> None:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         async with zeus(f"http://127.0.0.1:{taken.getsockname()[1]}") as proxy:
             status, body = await proxy.get()
-    assert (status, json.loads(body)["ErrorCode"]) == (502, 0)
+            assert (status, json.loads(body)["ErrorCode"]) == (502, 0)
+            assert (await proxy.get("/healthz"))[0] == 200
+            await asyncio.gather(*(proxy.get(report_path(n)) for n in range(10)))
+            status, body = await proxy.get("/healthz")
+            assert status == 503
+            assert "no answer for" in json.loads(body)["checks"]["stats_host"]
 
 
 async def test_silence_is_a_504_before_the_caller_gives_up(
