@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raidhub_dagster.errors import ConfigurationError
 
+_NAMED = 4  # missing ones in an error of one line
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
 
@@ -28,7 +29,7 @@ def check(addresses: list[str], interface: str) -> None:
     missing = [address for address in addresses if not _can_bind(address)]
     if not missing:
         return
-    which = missing[0] if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
+    which = ", ".join(missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
     version = ipaddress.ip_address(missing[0]).version
     command = f"ip -6 addr add {missing[0]}/128" if version == 6 else f"ip addr add {missing[0]}/32"
     raise ConfigurationError(

@@ -7,7 +7,7 @@ from streaming.zeus.traffic import News, What
 
 log = logging.getLogger(__name__)
 
-_AGAIN_S = 3600.0  # the trouble goes on: its reminder
+_AGAIN_S = 3600.0  # when the trouble goes on: its reminder
 
 
 class Teller:
@@ -18,12 +18,13 @@ class Teller:
         self._addresses = addresses
 
     def tell(self, news: News) -> None:
+        """Never waits and never fails."""
         match news.what:
             case What.KEY_REFUSED:
                 self._alerts.send(
                     Alert(
                         # A kind for each key: the second one must not wait for the first's hour.
-                        f"{What.KEY_REFUSED}_{news.number}",
+                        f"{news.what}_{news.number}",
                         "API Key Quarantined",
                         Colour.RED,
                         {"Key": news.number, "Reason": news.label, "Healthy Keys": news.left},
@@ -32,39 +33,35 @@ class Teller:
                     )
                 )
             case What.MOST_PAUSED:
+                paused = f"{news.number} of {self._addresses}"
                 self._alerts.send(
                     Alert(
-                        What.MOST_PAUSED,
+                        news.what,
                         "Most Addresses Paused",
                         Colour.DARK_ORANGE,
-                        {
-                            "Paused": f"{news.number} of {self._addresses}",
-                            "Last Reason": news.label,
-                        },
+                        {"Paused": paused, "Last Reason": news.label},
                         every_s=_AGAIN_S,
                     )
                 )
-            case _:
-                log.log(
-                    logging.INFO if news.what is What.KEY_BACK else logging.WARNING,
-                    _TEXTS[news.what],
-                    news.host or "both hosts",
-                    news.number,
-                    news.seconds,
-                    news.label,
-                    extra={
-                        "action": news.what.value,
-                        "number": news.number,
-                        "seconds": round(news.seconds, 1),
-                        "reason": news.label,
-                    },
+            case What.ADDRESS_PAUSED:
+                _log(
+                    logging.WARNING,
+                    news,
+                    "%s by the %s host: address %d pauses for %.0f s, %d others go on",
+                    *(news.label, news.host, news.number, news.seconds, news.left),
                 )
+            case What.BACKED_OFF:
+                hosts = f"the {news.host} host" if news.host else "both hosts"
+                text = "%s: nothing is sent to %s for %.0f s"
+                _log(logging.WARNING, news, text, news.label, hosts, news.seconds)
+            case What.KEY_PAUSED:
+                text = "%s: key %d pauses for %.0f s"
+                _log(logging.WARNING, news, text, news.label, news.number, news.seconds)
+            case What.KEY_BACK:
+                text = "Key %d is accepted again; %d are healthy"
+                _log(logging.INFO, news, text, news.number, news.left)
 
 
-# host, number, seconds, reason
-_TEXTS = {
-    What.ADDRESS_PAUSED: "Throttled by %s: address %d pauses for %.0f s (%s)",
-    What.BACKED_OFF: "Throttled by %s: nothing%.0s is sent for %.0f s (%s)",
-    What.KEY_PAUSED: "Throttled by %s: key %d pauses for %.0f s (%s)",
-    What.KEY_BACK: "Accepted by %s again: key %d%.0s%s",
-}
+def _log(level: int, news: News, text: str, *values: object) -> None:
+    facts = {"number": news.number, "seconds": round(news.seconds, 1), "reason": news.label}
+    log.log(level, text, *values, extra={"action": news.what.value, **facts})

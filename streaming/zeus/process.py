@@ -22,6 +22,7 @@ from streaming.zeus import addresses as source
 from streaming.zeus.keys import Keys
 from streaming.zeus.news import Teller
 from streaming.zeus.proxy import DEADLINE_S, Proxy
+from streaming.zeus.reach import Reach
 from streaming.zeus.traffic import Host, Limit, News, Traffic
 from streaming.zeus.upstream import Upstream
 
@@ -115,7 +116,8 @@ async def opened(
         Host.WWW: Limit(settings.zeus_www_rate, settings.zeus_www_burst),
     }
     traffic = Traffic(len(chosen), limits, Keys(settings.upstream_keys), now=clock())
-    condition = Condition(traffic, len(chosen), clock)
+    reach = {host: Reach(host, clock) for host in Host}
+    condition = Condition(traffic, reach, len(chosen), clock)
     async with Upstream(chosen, settings.bungie_user_agent) as upstream:
         proxy = Proxy(
             api_key=settings.api_key,
@@ -125,6 +127,7 @@ async def opened(
             },
             traffic=traffic,
             upstream=upstream,
+            reach=reach,
             cache_s=settings.zeus_cache_s,
             tell=tell,
             health=condition.report,
@@ -191,8 +194,15 @@ async def _listen(proxy: Proxy, options: Options, stopping: asyncio.Event) -> No
 class Condition:
     """How zeus is, for probes and Prometheus; asked from other threads, it only reads."""
 
-    def __init__(self, traffic: Traffic, addresses: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        reach: Mapping[Host, Reach],
+        addresses: int,
+        clock: Callable[[], float],
+    ) -> None:
         self._traffic = traffic
+        self._reach = reach
         self._count = addresses
         self._clock = clock
 
@@ -253,4 +263,4 @@ class Condition:
 
     def _host_problem(self, host: Host) -> str | None:
         left = self._traffic.back_off_s(host, self._clock())
-        return f"backs off for {left:.0f} s more" if left else None
+        return f"backs off for {left:.0f} s more" if left else self._reach[host].problem

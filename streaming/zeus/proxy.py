@@ -18,6 +18,7 @@ from raidhub_dagster.monitoring import metrics
 from streaming.zeus import envelope, headers, look
 from streaming.zeus.envelope import RefusedError
 from streaming.zeus.gate import Gate, TooBusyError
+from streaming.zeus.reach import Reach
 from streaming.zeus.shared import MOST_BODY_BYTES, MOST_FLIGHTS, Flights, Memory, Whole, may_be_kept
 from streaming.zeus.traffic import Host, News, Sent, Traffic
 from streaming.zeus.upstream import Upstream, kind_of
@@ -78,6 +79,7 @@ class Proxy:
         bases: Mapping[Host, str],
         traffic: Traffic,
         upstream: Upstream,
+        reach: Mapping[Host, Reach],
         cache_s: float,
         tell: Callable[[News], None],
         health: Callable[[], tuple[int, Mapping[str, object]]],
@@ -90,6 +92,7 @@ class Proxy:
         self._bases = dict(bases)
         self._traffic = traffic
         self._upstream = upstream
+        self._reach = reach
         self._gates = {host: Gate(host, traffic, clock) for host in Host}
         self._meters = {host: _Meters(host) for host in Host}
         self._memory = Memory(cache_s, clock)
@@ -230,12 +233,13 @@ class Proxy:
                 None if is_whole else response,
                 sent,
             )
-        except TimeoutError:
+        except TimeoutError as error:
+            self._reach[host].failed(kind_of(error))
             raise RefusedError(
                 504, envelope.TIMED_OUT, f"no answer from the {host} host in time"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            # Its text may hold what was sent: the kind must do.
+            self._reach[host].failed(kind_of(error))
             raise RefusedError(
                 502, envelope.UNREACHABLE, f"no answer from the {host} host: {kind_of(error)}"
             ) from None
@@ -244,6 +248,7 @@ class Proxy:
                 self._traffic.unanswered(sent)
                 if response is not None:
                     response.close()
+        self._reach[host].answered()
         if reply.rest is None:
             self._meters[host].duration_ms.observe((self._clock() - sent_at) * 1000)
         answer = look.look(reply.status, response.headers, body)

@@ -86,8 +86,11 @@ class _Lane:
         self._slow_down(now, share)
         return self.bucket.inflow(now, when) if when > self.ladder.paused_until else 0.0
 
-    def stop(self, now: float, until: float, share: float) -> None:
-        self.bucket.empty(until)
+    def stop(self, now: float, share: float, until: float = 0.0) -> None:
+        """Nothing until the pauses are over, the address's own and that of the host (`until`)."""
+        until = max(until, self.ladder.paused_until)
+        if until > now:
+            self.bucket.empty(until)
         self._slow_down(now, share)  # now: what comes after the pause comes at that rate
 
     def _slow_down(self, now: float, share: float) -> None:
@@ -176,8 +179,10 @@ class Traffic:
             case CodeClass.THROTTLE if answer.scope is Scope.KEY:
                 return self._key_throttled(sent, answer, now)
             case CodeClass.THROTTLE if answer.scope is Scope.ADDRESS:
+                self.unanswered(sent)  # it says nothing about the key
                 return self._address_throttled(sent, answer, now)
             case CodeClass.THROTTLE:
+                self.unanswered(sent)
                 # The game servers are behind both hosts; a 503 page is its own host's only: www
                 # switched off for hours must not stop the reports.
                 hosts = [sent.host] if answer.code is None else list(Host)
@@ -214,7 +219,7 @@ class Traffic:
         is_new = ladder.pause(now, answer.pause_s, sent.at)
         for host in Host:
             share = self._backoffs[host].share(now)
-            self._lanes[host][sent.address].stop(now, ladder.paused_until, share)
+            self._lanes[host][sent.address].stop(now, share)
         if not is_new:
             return []
         paused = sum(each.is_paused(now) for each in self._ladders)
@@ -247,4 +252,4 @@ class Traffic:
     def _stop(self, host: Host, now: float) -> None:
         backoff = self._backoffs[host]
         for lane in self._lanes[host]:
-            lane.stop(now, backoff.paused_until, backoff.share(now))
+            lane.stop(now, backoff.share(now), backoff.paused_until)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +18,16 @@ import psutil
 import pytest
 from aiohttp import web
 
-from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.stack.process import is_taken
 from tests.support.proxy import KEY, OURS, REPORT, Handler, serving, simulator
 
 Environment = dict[str, str]
 HEADERS = {"X-API-Key": KEY}
+
+
+def quiet_port() -> int:
+    """A free one below those that the system gives to connections: hundreds are made here."""
+    return next(p for p in iter(lambda: random.randrange(12_000, 20_000), 0) if not is_taken(p))
 
 
 def environment(upstream: str = "http://127.0.0.1:9", **more: object) -> Environment:
@@ -33,8 +39,8 @@ def environment(upstream: str = "http://127.0.0.1:9", **more: object) -> Environ
         "ZEUS_WWW_URL": upstream,
         "ZEUS_STATS_RATE": "0",
         "ZEUS_WWW_RATE": "0",
-        "ZEUS_PORT": free_port(),
-        "ZEUS_METRICS_PORT": free_port(),
+        "ZEUS_PORT": quiet_port(),
+        "ZEUS_METRICS_PORT": quiet_port(),
         **more,
     }
     return {name: str(value) for name, value in values.items() if value is not None}

@@ -27,9 +27,11 @@ def test_missing_addresses_are_told_with_the_command_that_adds_them() -> None:
         check(["127.0.1.1", *found], "eth7")
     text = str(told.value)
     assert "3 of 4 source addresses" in text
-    assert "2001:db8:ffff::1 to 2001:db8:ffff::3" in text
+    assert "(2001:db8:ffff::1, 2001:db8:ffff::2, 2001:db8:ffff::3)" in text
     assert "ip -6 addr add 2001:db8:ffff::1/128 dev eth7" in text
     assert "\n" not in text
+    with pytest.raises(ConfigurationError, match=r"16 of 16 .*::1, .*::4 \.\.\.\)"):
+        check(sequence("2001:db8:ffff::1", 16), "eth7")
     with pytest.raises(ConfigurationError, match=r"ip addr add 198\.51\.100\.7/32 dev eth7"):
         check(["198.51.100.7"], "eth7")
 

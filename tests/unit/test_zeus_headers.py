@@ -97,7 +97,9 @@ def test_a_throttle_is_seen_packed_or_not_and_with_any_status(status: int, packe
 
 def test_a_long_success_and_a_redirect_need_no_look() -> None:
     """At 640 reports a second the look would cost more than the way."""
-    assert look.look(200, JSON, b'{"Response":{}}'.ljust(4000)) is None
+    long = b'{"Response":{}}'.ljust(4000)
+    assert look.look(200, JSON, long) is None
+    assert look.look(200, JSON | {"Content-Encoding": "gzip"}, gzip.compress(long)) is None
     assert look.look(301, JSON, b"") is None
 
 
