@@ -82,7 +82,7 @@ def test_a_young_block_behind_a_long_hole_is_found_within_a_few_turns(behind: in
     per_turn = 37 * 300  # published between two searches
     for turn in range(1, 10):
         block = range(BASE + behind, BASE + behind + turn * per_turn)
-        found = run(lambda i, block=block: i in block, turn=turn).found
+        found = run(block.__contains__, turn=turn).found
         if found is not None:
             assert found == block[0]
             return
