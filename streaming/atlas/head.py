@@ -11,8 +11,8 @@ from raidhub_dagster.storage.postgres import Rng
 from streaming.atlas.visit import PAUSE_S, Visit
 
 # So many ids above the highest published one may be unanswered before no new one is asked. Each is
-# a 404 for nothing, so they follow the workers, who follow the share of 404s: two for three
-# workers. But several, since neighbours are published in any order.
+# a 404 for nothing, so they follow the workers (two for three of them), who follow the share of
+# 404s. But several, since neighbours are published in any order.
 FEWEST_WAITING = 3
 MOST_WAITING = 10
 # Beyond the highest published id, new ids on their way when the head is met are 404s too. So their

@@ -30,10 +30,10 @@ class Sight(NamedTuple):
 
 
 class _Slice:
-    __slots__ = ("asked", "began", "errors", "lags", "not_found", "resolved")
+    __slots__ = ("asked", "ended", "errors", "lags", "not_found", "resolved")
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self) -> None:
+        self.ended = 0.0
         self.asked = self.not_found = self.errors = self.resolved = 0
         # By whole seconds: 3 000 answers a second for 4 minutes would be 700 000 numbers.
         self.lags: Counter[int] = Counter()
@@ -45,7 +45,7 @@ class Window:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began = clock()
-        self._present = _Slice(self._began)
+        self._present = _Slice()
         self._past: deque[_Slice] = deque()
 
     def add(self, kind: ResultKind, lag_s: float | None) -> None:
@@ -67,9 +67,10 @@ class Window:
         """The sums over the window; what comes now belongs to the next slice."""
         now = self._clock()
         is_silent = not self._present.resolved
+        self._present.ended = now
         self._past.append(self._present)
-        self._present = _Slice(now)
-        while self._past and self._past[0].began < now - LONGEST_S:
+        self._present = _Slice()
+        while self._past[0].ended <= now - LONGEST_S:
             self._past.popleft()
         asked = sum(s.asked for s in self._past)
         not_found = sum(s.not_found for s in self._past)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
 from raidhub_dagster.storage.postgres import connected
+from raidhub_dagster.storage.queries import load
 
 ROOT = Path(__file__).resolve().parents[2]  # what is tested is this checkout, whatever is installed
 FIRST = 16_800_000_000
@@ -99,6 +102,36 @@ def simulator(ids: int, *arguments: object) -> Iterator[Simulator]:
         yield world
 
 
+class _Discord:
+    """Takes messages as Discord does and keeps them."""
+
+    def __init__(self, port: int) -> None:
+        self.messages: list[dict[str, Any]] = []
+        messages = self.messages
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers["Content-Length"])
+                messages.append(json.loads(self.rfile.read(size)))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._thread = Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> "_Discord":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
 class Atlas:
     """How to start atlas against these services, and what it left behind."""
 
@@ -106,9 +139,9 @@ class Atlas:
         self.settings = settings
         self._environment = {name.upper(): str(value) for name, value in overrides.items()}
 
-    def start(self, *arguments: object) -> AbstractContextManager[Process]:
+    def start(self, *arguments: object, **more: str) -> AbstractContextManager[Process]:
         self.port = free_port()
-        given = {**self._environment, "ATLAS_METRICS_PORT": str(self.port)}
+        given = {**self._environment, "ATLAS_METRICS_PORT": str(self.port), **more}
         return running("atlas", *arguments, **given)
 
     def health(self) -> tuple[int, dict[str, str]]:
@@ -137,12 +170,8 @@ class Atlas:
         return self.cursor() >= goal
 
     def uncovered(self) -> list[tuple[Any, ...]]:
-        """Ids below the cursor that no block holds: always none."""
-        return self.rows(
-            "SELECT c.next_id - c.first_id, sum(b.last_id - b.first_id + 1)"
-            " FROM streaming.crawl_cursor c, streaming.crawl_block b GROUP BY c.name"
-            " HAVING c.next_id - c.first_id <> sum(b.last_id - b.first_id + 1)"
-        )
+        """Ids below the cursor that no block and no gap holds: always none."""
+        return self.rows(load("postgres", "verify")["ledger"])
 
     def missed(self) -> dict[int, str]:
         return dict(self.rows("SELECT instance_id, state FROM streaming.missed_pgcr"))
@@ -339,6 +368,43 @@ def test_waits_for_maintenance_to_end(atlas: MakeAtlas) -> None:
             assert process.wait(60) == 0
         assert sorted(crawl.published()) == sorted(world.raids())
     assert crawl.missed() == {}
+
+
+def test_jumps_over_a_hole_once_with_two_processes(atlas: MakeAtlas) -> None:
+    """Both meet it and both search; a second gap would leave out ids that exist."""
+    with simulator(3000, "--calm") as world:
+        crawl = atlas(world)
+        arguments = ("--target", FIRST - 60_000, "--buffer", 0, "--until", world.last)
+        paced = ("--retry-scale", 0.02, "--block-size", 200)
+        with crawl.start(*arguments, *paced) as one, crawl.start(*arguments, *paced) as two:
+            assert (one.wait(120), two.wait(120)) == (0, 0)
+        assert sorted(crawl.published()) == sorted(world.raids())
+    ((first_id, last_id, state),) = crawl.rows("SELECT first_id, last_id, state FROM streaming.gap")
+    assert (last_id, state) == (FIRST - 1, "open")
+    assert FIRST - 60_000 < first_id < FIRST - 55_000
+    assert crawl.uncovered() == []
+    # What was leased before the jump was asked one by one.
+    assert crawl.missed().keys() == set(range(FIRST - 60_000, first_id))
+
+
+def test_tells_people_over_discord(atlas: MakeAtlas) -> None:
+    """An address that nobody answers must cost the crawl nothing."""
+    port = free_port()
+    with simulator(500, "--calm") as world, _Discord(port) as discord:
+        crawl = atlas(world)
+        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{port}/hook"}
+        with crawl.start("--until", world.last, **hook) as process:
+            assert process.wait(60) == 0
+        with crawl.start("--target", 10**11, **hook) as process:
+            assert process.wait(60) == 1
+        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/hook"}
+        world.last += 200
+        world.ask("/sim/head", {"head": world.last})
+        with crawl.start("--until", world.last, **hook) as process:
+            assert process.wait(60) == 0
+    titles = [embed["title"] for message in discord.messages for embed in message["embeds"]]
+    assert titles[0] == "Starting up"
+    assert crawl.uncovered() == []
 
 
 def test_rides_the_head_as_it_advances(atlas: MakeAtlas) -> None:

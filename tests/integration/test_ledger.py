@@ -12,6 +12,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import ledger, missed
 from raidhub_dagster.storage.ledger import Block, Done
 from raidhub_dagster.storage.postgres import connected
+from raidhub_dagster.storage.queries import load
 
 CEILING = 10**11
 NOBODY_WAITS_S = 60.0
@@ -86,7 +87,7 @@ def test_a_block_given_up_is_leased_before_new_ids(db: Connection, how: str) -> 
 
 def test_an_extended_lease_is_not_taken_over(db: Connection) -> None:
     lease(db, "a", EXPIRED_S)
-    ledger.extend(db, "a", [1000], NOBODY_WAITS_S)
+    assert ledger.extend(db, "a", [1000], NOBODY_WAITS_S) == set()
     assert lease(db, "b", advance=False) is None
 
 
@@ -112,6 +113,7 @@ def test_a_block_is_done_with_its_counts(db: Connection) -> None:
 def test_a_block_that_others_took_over_is_reported(db: Connection) -> None:
     lease(db, "slow", EXPIRED_S)
     lease(db, "b")
+    assert ledger.extend(db, "slow", [1000], NOBODY_WAITS_S) == {1000}
     assert ledger.complete(db, "slow", [Done(1000, 0, 10, 0)]) == {1000}
     assert rows(db, "SELECT state, owner FROM streaming.crawl_block") == [("leased", "b")]
 
@@ -129,14 +131,77 @@ def test_a_stored_raid_above_the_cursor_does_not_move_the_head(db: Connection) -
     """Somebody ingested it: every id up to it would count as a hole after four 404s."""
     lease(db, "a")
     for instance_id in (1003, 5000):
-        rows(
-            db,
-            "INSERT INTO core.instance (instance_id, hash, score, completed, fresh, player_count,"
-            " date_started, date_completed, platform_type, duration, skull_hashes)"
-            f" SELECT {instance_id}, min(hash), 0, true, true, 1, now(), now(), 3, 1, '{{}}'"
-            " FROM definitions.activity_version RETURNING 1",
-        )
+        store_raid(db, instance_id)
     assert ledger.highest_resolved(db) == 1003
+
+
+def test_a_jump_leaves_one_gap_and_goes_on_behind_it(db: Connection) -> None:
+    lease(db, "a")
+    assert ledger.jump(db, 1010, 501_010, "probes found nothing") == Block(1010, 501_009)
+    assert lease(db, "a") == Block(501_010, 501_019)
+    assert rows(db, "SELECT first_id, last_id, reason, state FROM streaming.gap") == [
+        (1010, 501_009, "probes found nothing", "open")
+    ]
+    with db, db.cursor() as cursor:
+        assert ledger.open_gaps(cursor) == 500_000
+    assert rows(db, load("postgres", "verify")["ledger"]) == []
+    # What the gap ends at was found: others learn it before any block behind it is done.
+    assert ledger.highest_resolved(db) == 501_010
+
+
+def test_nobody_jumps_over_what_was_leased_since_the_search_began(db: Connection) -> None:
+    """The range was searched as nobody's; a block in it would be left out of every count."""
+    lease(db, "a")
+    lease(db, "b")
+    assert ledger.jump(db, 1010, 501_010, "stale") is None
+    assert ledger.jump(db, 1020, CEILING, "beyond all ids") is None
+    assert ledger.jump(db, 1020, 1020, "nowhere") is None
+    assert ledger.read_cursor(db) == 1020
+    assert rows(db, "SELECT 1 FROM streaming.gap") == []
+
+
+def test_of_many_that_jump_at_once_one_does(settings: Settings, db: Connection) -> None:
+    def jump(number: int) -> Block | None:
+        with connected(settings, "pytest") as connection:
+            return ledger.jump(connection, 1000, 60_000 + number, "race")
+
+    with ThreadPoolExecutor(6) as pool:
+        jumped = [gap for gap in pool.map(jump, range(6)) if gap is not None]
+    assert rows(db, "SELECT first_id, last_id FROM streaming.gap") == [tuple(gap) for gap in jumped]
+    assert len(jumped) == 1
+
+
+def store_raid(db: Connection, instance_id: int) -> None:
+    rows(
+        db,
+        "INSERT INTO core.instance (instance_id, hash, score, completed, fresh, player_count,"
+        " date_started, date_completed, platform_type, duration, skull_hashes)"
+        f" SELECT {instance_id}, min(hash), 0, true, true, 1, now(), now(), 3, 1, '{{}}'"
+        " FROM definitions.activity_version RETURNING 1",
+    )
+
+
+def test_a_ledger_that_began_beyond_the_head_begins_anew(db: Connection) -> None:
+    """A mistyped target: every id would be asked for years before it exists."""
+    lease(db, "a")
+    store_raid(db, 500)
+    assert ledger.restart(db, 100) == 401
+    assert lease(db, "b") == Block(401, 410)
+    assert rows(db, load("postgres", "verify")["ledger"]) == []
+    assert ledger.extend(db, "a", [1000], NOBODY_WAITS_S) == {1000}
+    assert ledger.complete(db, "a", [Done(1000, 0, 0, 10)]) == {1000}
+
+
+def test_a_sound_ledger_never_begins_anew(db: Connection) -> None:
+    lease(db, "a")
+    assert ledger.restart(db, 100) is None  # nothing tells where the head is
+    store_raid(db, 1003)
+    assert ledger.restart(db, 100) is None
+    rows(db, "DELETE FROM core.instance RETURNING 1")
+    store_raid(db, 500)
+    ledger.complete(db, "a", [Done(1000, 0, 1, 9)])
+    assert ledger.restart(db, 100) is None
+    assert ledger.read_cursor(db) == 1010
 
 
 def test_old_neighbours_are_merged(db: Connection) -> None:

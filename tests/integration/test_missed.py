@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
@@ -80,6 +81,23 @@ def test_a_due_row_is_claimed_by_one(settings: Settings, db: Connection) -> None
     assert sorted(row.instance_id for row in (*first, *second)) == list(range(1, 11))
     assert len(first) == 6
     assert {(row.state, row.attempts) for row in first} == {(State.WAITING, 1)}
+
+
+def test_a_withheld_row_is_handed_on_again_when_nobody_touches_it(db: Connection) -> None:
+    """Whoever purges the queue of withheld reports would else lose a contest weekend."""
+    record(db, WAITING, WAITING._replace(instance_id=2, state=State.BLOCKED, retry_in_s=None))
+    assert missed.due(db, limit=9, claim_s=300) == [missed.Due(1, State.WAITING, 1, ANY)]
+    assert missed.forgotten(db, limit=9, after_s=3600) == []
+    assert missed.forgotten(db, limit=9, after_s=-1) == [2]
+    assert missed.forgotten(db, limit=9, after_s=3600) == []  # it counts as touched
+
+
+def test_a_record_counts_the_visits_it_stands_for(db: Connection) -> None:
+    """Six tries from memory are six: the pause that follows them is not the one after one."""
+    record(db, WAITING)
+    record(db, WAITING._replace(visits=6))
+    record(db, WAITING._replace(visits=0))
+    assert stored(db)[1][2] == 7
 
 
 def test_a_claim_that_ends_is_due_again(db: Connection) -> None:
