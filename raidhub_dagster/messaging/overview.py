@@ -46,12 +46,10 @@ def overview(settings: Settings) -> list[QueueState]:
     seen = traffic(settings)
     workers = _workers(settings)
     aside = {name: _set_aside(name) for name in topology.MAIN_QUEUES}
-    asked = [
-        *topology.MAIN_QUEUES,
-        *(topology.parked_queue(name) for name in topology.MAIN_QUEUES),
-        *(queue for queues in aside.values() for queue in queues),
-    ]
-    counted = _count(settings, [name for name in asked if seen is None or name in seen])
+    parked = map(topology.parked_queue, topology.MAIN_QUEUES)
+    # A question about a queue that does not exist costs a channel, and most of these do not.
+    waits = [q for queues in aside.values() for q in queues if seen is None or q in seen]
+    counted = _count(settings, [*topology.MAIN_QUEUES, *parked, *waits])
     nothing = _Counted()
     states = []
     for name in topology.MAIN_QUEUES:

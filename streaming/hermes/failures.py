@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2
 
-from raidhub_dagster.errors import MaintenanceError, PermanentError
+from raidhub_dagster.errors import ConfigurationError, MaintenanceError, PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import PERSISTENT, Message, is_count
@@ -63,8 +63,11 @@ def treatment_of(error: Exception, topic: Topic, delivery: Delivery) -> Treatmen
 
 
 def is_infrastructure(error: Exception) -> bool:
-    """True when no message is to blame: broker or database away, full, locked or not migrated."""
-    if isinstance(error, BrokerError) or is_connection_lost(error):
+    """True when no message is to blame: broker or database away, full, locked or not migrated.
+
+    Nor is one to blame for a setting that a handler misses.
+    """
+    if isinstance(error, BrokerError | ConfigurationError) or is_connection_lost(error):
         return True
     return isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(_SQLSTATES)
 

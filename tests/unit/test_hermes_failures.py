@@ -7,7 +7,12 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
-from raidhub_dagster.errors import MaintenanceError, PermanentError, TransientError
+from raidhub_dagster.errors import (
+    ConfigurationError,
+    MaintenanceError,
+    PermanentError,
+    TransientError,
+)
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.publisher import UnroutableError
 from streaming.hermes.failures import (
@@ -38,6 +43,7 @@ TOPIC = Trial().topic(retries=3)
         (UnroutableError({"x"}), 3, Treatment.PAUSE),
         (psycopg2.InterfaceError("connection already closed"), 3, Treatment.PAUSE),
         (psycopg2.OperationalError("refused"), 3, Treatment.PAUSE),
+        (ConfigurationError("BUNGIE_API_KEY is not set"), 3, Treatment.PAUSE),
         (PostponedError("withheld", "pgcr_blocked"), 3, Treatment.POSTPONE),
         (MaintenanceError("off"), 3, Treatment.PAUSE),  # nothing tells when it is over
     ],
