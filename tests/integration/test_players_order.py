@@ -1,5 +1,7 @@
 """Crawls and reports of the same players in any order leave the same rows."""
 
+import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -144,3 +146,45 @@ def test_the_last_crawl_decides_what_is_private(
             assert found[who] == newest[1]
         if not any(look.membership_id == who for look in told):
             assert found[who] is False
+
+
+@settings(
+    deadline=None,
+    max_examples=8,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_rows_do_not_depend_on_who_writes_at_the_same_time(
+    connection: Connection,
+    postgres: dict[str, Any],
+    settings_for: Callable[..., Settings],
+    data: st.DataObject,
+    seed: int,
+) -> None:
+    """A hundred slots crawl players whom the store is writing: nobody waits for ever or is lost."""
+    raids = [data.draw(worlds.instances(1_000_000 + n, players=3)) for n in range(8)]
+    looks = [data.draw(crawls(n)) for n in range(12)]
+    worlds.wipe(connection)
+    happen(connection, [*raids, *looks])
+    wanted = left(connection)
+    worlds.wipe(connection)
+    failures: list[BaseException] = []
+
+    def work(part: int) -> None:
+        mine: list[Crawl | Instance] = (
+            [*raids[part % 2 :: 2]] if part < 2 else [*looks[part - 2 :: 2]]
+        )
+        random.Random(seed + part).shuffle(mine)
+        try:
+            with closing(pg.connect(settings_for(postgres), "pytest")) as own:
+                happen(own, mine)
+        except BaseException as error:  # noqa: BLE001  reported by the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert left(connection) == wanted

@@ -221,8 +221,13 @@ def test_with_open_gates_the_fourth_failure_leaves_the_id_to_the_ledger_and_aler
     open_gates(api_settings)
     instance_id = next(bungie.raids())
     alerts: list[Alert] = []
+
+    def note(alert: Alert) -> bool:
+        alerts.append(alert)
+        return True
+
     with closing(BlockedRetry(api_settings)) as handler:
-        handler.shared.alerts.send = alerts.append  # type: ignore[method-assign, assignment]
+        handler.shared.alerts.send = note  # type: ignore[method-assign]
         for retry, rest_s in enumerate((8, 16, 32)):
             delivery = Delivery(body(instance_id), {"x-retry-count": retry})
             (error,) = handler.handle([delivery])
@@ -382,6 +387,20 @@ def test_ids_that_wait_for_a_slot_are_not_lost(bungie: Bungie, api_settings: Set
     until(lambda: ready(api_settings, TOPIC.name) == 1)
     sweep(api_settings)
     assert rows(api_settings, "SELECT count(*) FROM streaming.outbox") == [(0,)]
+
+
+def test_what_is_parked_goes_round_no_more(bungie: Bungie, api_settings: Settings) -> None:
+    """It would be parked once more whenever its message was found missing."""
+    withhold(bungie)
+    instance_id = next(bungie.raids())
+    assert is_postponed(outcome(api_settings, TOPIC, body(instance_id)))
+    with closing(BlockedRetry(api_settings)) as handler:
+        for parked in (body(instance_id), b"x"):
+            handler.give_up(Delivery(parked), ValueError("a mistake of ours"))
+    assert rows(api_settings, OPEN_IDS) == []
+    assert rows(api_settings, MISSED) == [
+        (instance_id, "blocked", "retry_failed", "pgcr_blocked_retry")
+    ]
 
 
 def test_what_is_over_is_forgotten_after_an_hour(api_settings: Settings) -> None:

@@ -88,7 +88,7 @@ class Bungie:
 
 
 @contextmanager
-def simulated(folder: Path) -> Iterator[Bungie]:
+def simulated(folder: Path, *arguments: str) -> Iterator[Bungie]:
     """A calm world whose reports are all published; it ends with the block or with pytest."""
     port = free_port()
     config = WorldConfig(
@@ -98,7 +98,7 @@ def simulated(folder: Path) -> Iterator[Bungie]:
     command = [
         *(find_program("setpriv"), "--pdeathsig=KILL", "--", sys.executable, "-m", "simulator"),
         *("--port", str(port), "--head", str(FIRST_ID + IDS - 1), "--epoch", epoch),
-        *("--calm", "--players", str(PLAYERS), "--odd-share", "0"),
+        *("--calm", "--players", str(PLAYERS), "--odd-share", "0", *arguments),
     ]
     log = folder / "simulator.log"
     with log.open("w") as output:

@@ -14,14 +14,14 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from raidhub_dagster.bungie import systems
 from raidhub_dagster.bungie.protocol import PgcrResult, ResultKind
 from raidhub_dagster.discord.alerts import Alert, Colour
-from raidhub_dagster.errors import TransientError
+from raidhub_dagster.errors import PermanentError, TransientError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import connect
 from raidhub_dagster.messaging.messages import read_id
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import withheld
-from raidhub_dagster.storage.missed import State
+from raidhub_dagster.storage.missed import Missed, State, record
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes.failures import retries_of
 from streaming.hermes.loop import Loop, Step
@@ -63,6 +63,27 @@ class BlockedRetry(ReportHandler):
             case _:
                 self._failed(delivery, instance_id, fetched.result)
 
+    def give_up(self, delivery: Delivery, error: Exception) -> None:
+        """What is parked goes round no more; the ledger of missed ids has it, if anything does."""
+        try:
+            instance_id = read_id(delivery.body, "instanceId")
+        except PermanentError:
+            return
+        row = Missed(
+            instance_id,
+            State.BLOCKED,
+            "retry_failed",
+            error=repr(error),
+            retry_in_s=self.backoff.delay_s(State.BLOCKED, 1),
+        )
+
+        def record_row(connection: Connection) -> None:
+            withheld.close(connection, instance_id)
+            with connection.cursor() as cursor:
+                record(cursor, [row], source=self.source)
+
+        self.shared.pool.run(record_row)
+
     def _came_out(self, instance_id: int, fetched: Fetched) -> None:
         """Published before it counts: a crash in between fetches the report once more."""
         self.publish_raid(instance_id, fetched)
@@ -100,7 +121,7 @@ class BlockedRetry(ReportHandler):
     def _give_up_id(self, instance_id: int, result: PgcrResult) -> None:
         """Into the ledger of missed ids, whence the crawl asks for it now and then."""
 
-        def record(connection: Connection) -> int:
+        def record_row(connection: Connection) -> int:
             withheld.close(connection, instance_id)
             if result.kind is ResultKind.BAD_FORMAT:  # it is out, and broken
                 self.record_malformed(connection, instance_id, result)
@@ -109,7 +130,7 @@ class BlockedRetry(ReportHandler):
                 self.record_missed(connection, instance_id, State.BLOCKED, result, rest_s)
             return withheld.count_given_up(connection)
 
-        count = self.shared.pool.run(record)
+        count = self.shared.pool.run(record_row)
         self.shared.alerts.send(
             Alert(
                 "withheld_given_up",

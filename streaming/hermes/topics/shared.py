@@ -128,6 +128,8 @@ class ApiHandler(ABC):
         self.close()
 
     def _outcome(self, delivery: Delivery) -> Exception | None:
+        for client in self.clients:
+            client.is_reachable = True  # what the last message met says nothing about this one
         try:
             self.work(delivery)
         except Exception as error:  # noqa: BLE001  the slot decides by what it is
