@@ -45,7 +45,7 @@ up: ready ## start the stack of this folder
 down: ## stop it
 	$(RAIDHUB) down
 
-status: ## what runs, what is unhealthy and why
+status: ## what runs, what is unhealthy and why, how the stream does
 	$(RAIDHUB) status
 
 logs: ## follow the logs
