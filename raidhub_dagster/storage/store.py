@@ -168,8 +168,10 @@ class _Batch:
         """
         waves: list[dict[int, int]] = [{}]
         for instance_id, positions in sorted(self._positions.items()):
-            versions = {self._reports[p].body: p for p in reversed(positions)}
-            for number, position in enumerate(sorted(versions.values())):
+            if len(positions) > 1:
+                versions = {self._reports[p].body: p for p in reversed(positions)}
+                positions = sorted(versions.values())
+            for number, position in enumerate(positions):
                 if number == len(waves):
                     waves.append({})
                 waves[number][instance_id] = position
@@ -184,9 +186,9 @@ class _Batch:
     ) -> Iterable[tuple[int, Outcome]]:
         plan = make_plan(cursor, wave, activities, now=self._now)
         before = replace.read_members(cursor, plan.stored) if plan.stored else {}
-        members = plan.members().union(*before.values())
-        if not members <= locked:
-            raise _MorePlayersError(members - locked)
+        others = plan.others.union(*before.values())
+        if not others <= locked:
+            raise _MorePlayersError(others - locked)
 
         _keep_bodies(cursor, plan)
         if plan.again:
