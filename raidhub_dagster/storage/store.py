@@ -84,8 +84,8 @@ class Store:
     def store(self, reports: Sequence[Report], *, source: str) -> list[Outcome]:
         """What became of each report, in their order, after one commit for all of them.
 
-        Either everything of the batch is stored or nothing; a second delivery is a duplicate and
-        changes nothing. Raises psycopg2.Error: when the connection stands, one report is to blame
+        Either everything of the batch is stored or nothing. A second delivery changes nothing; of
+        several versions of a report the better one counts, whichever comes first. Raises psycopg2.Error: when the connection stands, one report is to blame
         and the caller finds it by storing each alone.
         """
         if not reports:
