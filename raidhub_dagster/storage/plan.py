@@ -77,23 +77,8 @@ class Plan:
     replaced: list[Report] = field(default_factory=list)  # bodies in place of others
     revisions: list[Revision] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)  # ids of `again` that have an instance row
+    others: set[int] = field(default_factory=set)  # players whom kept versions alone tell of
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-
-    @property
-    def parked(self) -> set[int]:
-        return {instance.instance_id for instance in self.unknown}
-
-    def members(self) -> set[int]:
-        """Players whose rows will be written, as far as the reports tell."""
-        return {
-            player.membership_id
-            for instance in (
-                *(item.instance for item in self.new),
-                *(item.instance for item in self.again),
-                *(shown.instance for shown in self.shown),
-            )
-            for player in instance.players
-        }
 
 
 class _Found(NamedTuple):
@@ -246,6 +231,9 @@ class _Planner:
         """Two versions of one run: the better one counts, both are sightings."""
         instance = report.instance
         better = is_better(report.body, kept.body)
+        if better is None:
+            # Fetched in the same second: the one that comes later, but nothing comes twice.
+            better = change is Relation.IDENTITY or not self._was_superseded(report)
         if better:
             self.plan.replaced.append(report)
         if change is Relation.CONTENT:
@@ -255,6 +243,7 @@ class _Planner:
             winner, loser_instance = (instance, kept_instance)
             if not better:
                 winner, loser_instance = (kept_instance, instance)
+            self.plan.others.update(p.membership_id for p in kept_instance.players)
             outcome = self._add_rows(winner, found)
             if outcome is Outcome.STORED:
                 self._show(loser_instance, winner)
@@ -281,6 +270,11 @@ class _Planner:
         self.plan.revisions.append(
             Revision(report.instance.instance_id, body, State.SUPERSEDED, date_crawled)
         )
+
+    def _was_superseded(self, report: Report) -> bool:
+        version = {"instance_id": report.instance.instance_id, "digest": digest(report.body)}
+        self._cursor.execute(_SQL["was_superseded"], version)
+        return self._cursor.fetchone() is not None
 
     def _read_kept(self, instance_id: int) -> _Kept:
         self._cursor.execute(_SQL["read_kept"], {"instance_id": instance_id})

@@ -49,8 +49,8 @@ def relation(kept: Instance, incoming: Instance) -> Relation:
     return Relation.IDENTITY if _run(kept) == _run(incoming) else Relation.CONTENT
 
 
-def is_better(incoming: bytes, kept: bytes) -> bool:
-    """Whether the body `incoming` takes the place of `kept`, which differs from it.
+def is_better(incoming: bytes, kept: bytes) -> bool | None:
+    """Whether the body `incoming` counts more than `kept`, which differs; None for the same moment.
 
     The one with more entries counts, whenever it was fetched: a cache may serve a young copy for
     hours. Of equal ones the later fetched. When a time is unknown, as in archives, what is kept
@@ -60,7 +60,9 @@ def is_better(incoming: bytes, kept: bytes) -> bool:
     if size != kept_size:
         return size > kept_size
     at, kept_at = fetched_at(incoming), fetched_at(kept)
-    return at is not None and kept_at is not None and at > kept_at
+    if at is None or kept_at is None:
+        return False
+    return None if at == kept_at else at > kept_at
 
 
 def digest(body: bytes) -> bytes:

@@ -84,8 +84,8 @@ class Store:
     def store(self, reports: Sequence[Report], *, source: str) -> list[Outcome]:
         """What became of each report, in their order, after one commit for all of them.
 
-        Either everything of the batch is stored or nothing; a second delivery is a duplicate and
-        changes nothing. Raises psycopg2.Error: when the connection stands, one report is to blame
+        Either everything of the batch is stored or nothing. A second delivery changes nothing; of
+        several versions of a report the better one counts, whichever comes first. Raises psycopg2.Error: when the connection stands, one report is to blame
         and the caller finds it by storing each alone.
         """
         if not reports:
@@ -168,8 +168,10 @@ class _Batch:
         """
         waves: list[dict[int, int]] = [{}]
         for instance_id, positions in sorted(self._positions.items()):
-            versions = {self._reports[p].body: p for p in reversed(positions)}
-            for number, position in enumerate(sorted(versions.values())):
+            if len(positions) > 1:
+                versions = {self._reports[p].body: p for p in reversed(positions)}
+                positions = sorted(versions.values())
+            for number, position in enumerate(positions):
                 if number == len(waves):
                     waves.append({})
                 waves[number][instance_id] = position
@@ -184,9 +186,9 @@ class _Batch:
     ) -> Iterable[tuple[int, Outcome]]:
         plan = make_plan(cursor, wave, activities, now=self._now)
         before = replace.read_members(cursor, plan.stored) if plan.stored else {}
-        members = plan.members().union(*before.values())
-        if not members <= locked:
-            raise _MorePlayersError(members - locked)
+        others = plan.others.union(*before.values())
+        if not others <= locked:
+            raise _MorePlayersError(others - locked)
 
         _keep_bodies(cursor, plan)
         if plan.again:

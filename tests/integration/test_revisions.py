@@ -136,6 +136,24 @@ def test_of_equally_long_versions_the_later_fetched_counts(database: Database) -
     assert_world(database, third)
 
 
+def test_of_the_same_second_the_later_comer_counts_once(database: Database) -> None:
+    """A second is all that a body tells; redeliveries must not make two versions take turns."""
+    first = named(clear(1, hours=1, players=[ONE]), "Ann")
+    second = replace(first, score=5)
+    versions = [fetched(first, 1), fetched(second, 1)]
+    assert store(database, *versions, *versions, versions[0]) == [
+        Outcome.STORED,
+        Outcome.REPLACED,
+        Outcome.SUPERSEDED,
+        Outcome.DUPLICATE,
+        Outcome.SUPERSEDED,
+    ]
+    assert_world(database, second)
+    renamed = named(second, "Bob")
+    assert store(database, fetched(renamed, 1)) == [Outcome.SEEN_AGAIN]
+    assert_world(database, renamed)
+
+
 def test_a_file_and_the_api_do_not_take_turns(database: Database) -> None:
     """Archives do not say when they were fetched: importing one again would undo the crawl."""
     run = clear(1, hours=1, players=[ONE, TWO])

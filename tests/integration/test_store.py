@@ -111,13 +111,25 @@ def test_tables_are_those_of_the_newest_versions_in_whatever_order_they_came(
     assert_newest_kept(database, histories)
 
 
-@settings(_PER_EXAMPLE, max_examples=12)
+@pytest.mark.parametrize("rounds", [3, 0], ids=["by players", "by activities"])
+@settings(_PER_EXAMPLE, max_examples=8)
 @given(history=worlds.histories(most=16), seed=st.integers(0, 2**32))
 def test_tables_are_exact_with_parallel_workers(
-    database: Database, history: tuple[list[Instance], list[list[Report]]], seed: int
+    database: Database,
+    rounds: int,
+    history: tuple[list[Instance], list[list[Report]]],
+    seed: int,
 ) -> None:
     """Overlapping fireteams in several workers must neither deadlock nor lose an update."""
     worlds.wipe(database.connection)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "_LOCK_ROUNDS", rounds)
+        store_in_parallel(database, history, seed)
+
+
+def store_in_parallel(
+    database: Database, history: tuple[list[Instance], list[list[Report]]], seed: int
+) -> None:
     world, histories = history
     rng = random.Random(seed)
     failures: list[BaseException] = []

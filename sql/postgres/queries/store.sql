@@ -46,6 +46,11 @@ WHERE i.instance_id IS NOT NULL OR r.instance_id IS NOT NULL;
 -- Primary key.
 SELECT data, date_crawled FROM raw.pgcr WHERE instance_id = %(instance_id)s;
 
+-- name: was_superseded
+-- Primary key.
+SELECT 1 FROM streaming.pgcr_revision
+WHERE instance_id = %(instance_id)s AND sha256 = %(digest)s;
+
 -- name: keep_revision
 -- Primary key. A version that came before leaves no second row, whatever brought it again.
 INSERT INTO streaming.pgcr_revision (instance_id, sha256, fetched_at, data, state)
