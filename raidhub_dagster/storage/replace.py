@@ -43,6 +43,7 @@ def write_rows(cursor: Cursor, instance: Instance) -> list[int]:
     cursor.execute(_SQL["find_retained"], {"instance_id": instance_id, "players": array(players)})
     retained = [membership_id for (membership_id,) in cursor]
     kept = {"instance_id": instance_id, "retained": array(retained)}
+    cursor.execute(_SQL["forget_checks"], {"instance_id": instance_id})
     cursor.execute(_SQL["delete_weapons"], kept)
     cursor.execute(_SQL["delete_characters"], kept)
     cursor.execute(

@@ -192,7 +192,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
 def test_nothing_is_lost_and_nobody_hammers(stack: Stack, failure: Failure) -> None:
     """A part that is ill for seconds here is ill for hours on a bad day of Bungie's."""
-    live_through(stack, failure, hold_s=4.0)
+    live_through(stack, failure, hold_s=3.0)
 
 
 # Those that differ little from the others for us; each costs a quarter of a minute.

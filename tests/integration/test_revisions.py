@@ -204,6 +204,20 @@ def test_what_was_filled_in_since_outlives_a_replacement(database: Database) -> 
     assert damaged(database) == {}
 
 
+def test_a_replaced_report_is_checked_again(database: Database) -> None:
+    """A verdict about half of a team would clear, or condemn, the whole of it."""
+    whole = clear(1, hours=1, players=[ONE, TWO])
+    store(database, fetched(without(whole, TWO), 1))
+    database.rows(
+        "INSERT INTO streaming.cheat_check (instance_id, version, probability, bitmask)"
+        " VALUES (%s, 'v', 0, 0)",
+        whole.instance_id,
+    )
+    store(database, fetched(whole, 20))
+    assert database.rows("SELECT * FROM streaming.cheat_check") == []
+    assert asked(database, topology.INSTANCE_CHEAT_CHECK) == [whole.instance_id] * 2
+
+
 def test_first_clears_come_back_when_a_report_takes_one_away(database: Database) -> None:
     """The later run becomes the first one again, and its helpers get their sherpas back."""
     early = clear(1, hours=1, players=[ONE, TWO])

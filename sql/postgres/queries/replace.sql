@@ -26,6 +26,11 @@ WHERE p.instance_id = %(instance_id)s
                   WHERE b.instance_id = p.instance_id AND b.membership_id = p.membership_id))
 ORDER BY p.membership_id;
 
+-- name: forget_checks
+-- Primary key. The verdict was about another version: whoever checks the instance again must not
+-- find it done.
+DELETE FROM streaming.cheat_check WHERE instance_id = %(instance_id)s;
+
 -- name: delete_weapons
 -- Primary key.
 DELETE FROM extended.instance_character_weapon
