@@ -161,6 +161,10 @@ class Consumer:
         Messages go back only after the subscription ended: else the broker would hand them to us
         again, as fast as we return them.
         """
+        returned = []
+        while not self._put_back.empty():
+            returned.append(self._put_back.get())
+        # Asked after that: what made a slot return a message is known before it does.
         closed = self._closed_because()
         if closed != self._closed:
             log.info(
@@ -172,11 +176,9 @@ class Consumer:
             self._closed = closed
         if closed is not None:
             intake.take(0)
-            for held in self._slots.take_back():
-                held.requeue()
-        while not self._put_back.empty():
-            # Not closed any more: somebody saw the systems on after this message met them off.
-            self._put_back.get().requeue()
+            returned += self._slots.take_back()
+        for held in returned:
+            held.requeue()
         if closed is None:
             intake.take(self._topic.slots(self._scaler.workers) * self._topic.batch)
 

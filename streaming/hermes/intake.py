@@ -22,10 +22,6 @@ class Intake:
         self._prefetch = 0
         self._tag: str | None = None
 
-    @property
-    def is_on(self) -> bool:
-        return self._tag is not None
-
     def take(self, prefetch: int) -> None:
         """At most `prefetch` messages from now on; 0 ends the subscription.
 

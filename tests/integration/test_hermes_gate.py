@@ -100,6 +100,46 @@ def test_closing_lets_what_runs_finish(settings: Settings) -> None:
     assert ready(settings, TRIAL) == 0
 
 
+def test_systems_that_come_and_go_cost_nothing(settings: Settings) -> None:
+    """On a bad evening Bungie switches something off every few minutes."""
+    gate = Gate()
+    gate.observe(ON, gate._clock())
+    done: list[bytes] = []
+
+    def act(delivery: Delivery) -> None:
+        if not available.is_set():
+            raise MaintenanceError("SystemDisabled")
+        done.append(delivery.body)
+
+    available, stopping = threading.Event(), threading.Event()
+    available.set()
+
+    def come_and_go() -> None:
+        while not stopping.wait(0.1):
+            available.clear()
+            stopping.wait(0.1)
+            available.set()
+            gate.observe(ON, gate._clock())
+
+    trial = Trial(act)
+    topic = trial.topic(systems=SYSTEMS, slots=4, retries=0)
+    bodies = [b"%d" % n for n in range(3000)]
+    publish(settings, topic)
+    thread = threading.Thread(target=come_and_go)
+    with consuming(settings, topic, gate=gate):
+        thread.start()
+        try:
+            for start in range(0, len(bodies), 100):
+                publish(settings, topic, *bodies[start : start + 100])
+            until(lambda: len(done) >= len(bodies))
+        finally:
+            stopping.set()
+            thread.join()
+    assert sorted(done) == sorted(bodies)
+    assert len(trial.bodies) > len(done)  # some did meet maintenance
+    assert [ready(settings, q) for q in (TRIAL, "trial.parked")] == [0, 0]
+
+
 def test_a_topic_without_systems_pauses_instead(settings: Settings) -> None:
     """Nothing would open it again: it looks for itself, uncounted, as with a lost database."""
     left = [MaintenanceError("off")] * 3
