@@ -5,7 +5,6 @@ of the same id is surplus. All processes share it. Rules: docs/domain/queues.md,
 """
 
 from enum import Enum
-from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
@@ -34,12 +33,7 @@ class Decision(Enum):
     SURPLUS = "surplus"  # the report is there, or another message carries the id
 
 
-class Admission(NamedTuple):
-    decision: Decision
-    is_open: bool  # are the floodgates open
-
-
-def admit(connection: Connection, instance_id: int, wait_s: float) -> Admission:
+def admit(connection: Connection, instance_id: int, wait_s: float) -> Decision:
     """What to do with a message of the id, in the caller's transaction.
 
     With WAIT the message is expected back after `wait_s`.
@@ -48,18 +42,17 @@ def admit(connection: Connection, instance_id: int, wait_s: float) -> Admission:
     with connection.cursor() as cursor:
         cursor.execute(_SQL["look"], key | {"window_s": _WINDOW_S, "edge": _EDGE})
         ((is_there, is_carried, successes, is_edge),) = cursor.fetchall()
-        is_open = successes > _FLOOD
         if is_there:
             cursor.execute(_SQL["close"], key)
         if is_there or is_carried:
-            return Admission(Decision.SURPLUS, is_open)
-        if is_open or (is_edge and _takes_a_try(cursor)):
+            return Decision.SURPLUS
+        if successes > _FLOOD or (is_edge and _takes_a_try(cursor)):
             cursor.execute(_SQL["enter"], key | {"rest_s": 0})
             cursor.execute(_SQL["try"], key)
-            return Admission(Decision.TRY, is_open)
+            return Decision.TRY
         # The way of nearly all, every minute: two statements and no lock.
         cursor.execute(_SQL["enter"], key | {"rest_s": wait_s})
-    return Admission(Decision.WAIT, is_open)
+    return Decision.WAIT
 
 
 def _takes_a_try(cursor: Cursor) -> bool:
