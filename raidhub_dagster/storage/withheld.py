@@ -5,9 +5,9 @@ of the same id is surplus. All processes share it. Rules: docs/domain/queues.md,
 """
 
 from enum import Enum
-from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.storage.postgres import Rng
@@ -33,35 +33,33 @@ class Decision(Enum):
     SURPLUS = "surplus"  # the report is there, or another message carries the id
 
 
-class Admission(NamedTuple):
-    decision: Decision
-    is_open: bool  # are the floodgates open
-
-
-def admit(connection: Connection, instance_id: int, wait_s: float) -> Admission:
+def admit(connection: Connection, instance_id: int, wait_s: float) -> Decision:
     """What to do with a message of the id, in the caller's transaction.
 
     With WAIT the message is expected back after `wait_s`.
     """
     key = {"instance": instance_id}
     with connection.cursor() as cursor:
-        cursor.execute(_SQL["look"], key | {"window_s": _WINDOW_S})
-        ((is_there, is_carried, successes),) = cursor.fetchall()
-        is_open = successes > _FLOOD
+        cursor.execute(_SQL["look"], key | {"window_s": _WINDOW_S, "edge": _EDGE})
+        ((is_there, is_carried, successes, is_edge),) = cursor.fetchall()
         if is_there:
             cursor.execute(_SQL["close"], key)
         if is_there or is_carried:
-            return Admission(Decision.SURPLUS, is_open)
-        if not is_open:
-            cursor.execute(_SQL["lock_tries"])
-        cursor.execute(_SQL["enter"], key)
-        if not is_open:
-            cursor.execute(_SQL["may_try"], key | {"edge": _EDGE, "tries": TRIES_A_MINUTE})
-            if cursor.fetchone() != (True,):
-                cursor.execute(_SQL["expect"], key | {"seconds": wait_s})
-                return Admission(Decision.WAIT, is_open)
-        cursor.execute(_SQL["try"], key)
-    return Admission(Decision.TRY, is_open)
+            return Decision.SURPLUS
+        if successes > _FLOOD or (is_edge and _takes_a_try(cursor)):
+            cursor.execute(_SQL["enter"], key | {"rest_s": 0})
+            cursor.execute(_SQL["try"], key)
+            return Decision.TRY
+        # The way of nearly all, every minute: two statements and no lock.
+        cursor.execute(_SQL["enter"], key | {"rest_s": wait_s})
+    return Decision.WAIT
+
+
+def _takes_a_try(cursor: Cursor) -> bool:
+    """True while this minute has tries left; whoever asks next waits for this transaction."""
+    cursor.execute(_SQL["lock_tries"])
+    cursor.execute(_SQL["has_tries_left"], {"tries": TRIES_A_MINUTE})
+    return bool(cursor.fetchone() == (True,))
 
 
 def expect(connection: Connection, instance_id: int, seconds: float) -> None:

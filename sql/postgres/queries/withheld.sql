@@ -1,31 +1,15 @@
 -- Withheld reports and the floodgates. Rules: docs/domain/queues.md, "Withheld reports".
 
 -- name: look
--- Primary keys, and index blocked_success_time_idx for the last count.
+-- Primary keys; index blocked_success_time_idx for the count; index withheld_pgcr_open_idx, at most
+-- `edge` rows each way: is the id among the oldest or the newest?
 SELECT
     EXISTS (SELECT FROM core.instance WHERE instance_id = %(instance)s)
         OR EXISTS (SELECT FROM streaming.blocked_success WHERE instance_id = %(instance)s),
     EXISTS (SELECT FROM streaming.withheld_pgcr
             WHERE instance_id = %(instance)s AND closed_at IS NULL AND returns_at > now()),
     (SELECT count(*) FROM streaming.blocked_success
-     WHERE succeeded_at > now() - %(window_s)s * interval '1 second');
-
--- name: lock_tries
--- While the gates are closed, tries are counted one after the other across all processes.
-SELECT pg_advisory_xact_lock(hashtext('withheld'), 0);
-
--- name: enter
--- Primary key. A row that is there keeps its age; a closed one begins again.
-INSERT INTO streaming.withheld_pgcr AS w (instance_id, returns_at)
-VALUES (%(instance)s, now())
-ON CONFLICT (instance_id) DO UPDATE SET
-    entered_at = CASE WHEN w.closed_at IS NULL THEN w.entered_at ELSE now() END,
-    closed_at = NULL;
-
--- name: may_try
--- Index withheld_pgcr_open_idx, at most `edge` rows each way: is it among the oldest or the newest?
--- Indexes withheld_pgcr_tried_idx and blocked_success_time_idx: are there tries left in this minute?
-SELECT (
+     WHERE succeeded_at > now() - %(window_s)s * interval '1 second'),
     (SELECT count(*) FROM (
         SELECT FROM streaming.withheld_pgcr
         WHERE closed_at IS NULL AND instance_id < %(instance)s LIMIT %(edge)s
@@ -33,10 +17,27 @@ SELECT (
     OR (SELECT count(*) FROM (
         SELECT FROM streaming.withheld_pgcr
         WHERE closed_at IS NULL AND instance_id > %(instance)s LIMIT %(edge)s
-    ) AS newer) < %(edge)s
-) AND (
-    SELECT count(*) FROM streaming.withheld_pgcr WHERE tried_at > now() - interval '1 minute'
-) < %(tries)s;
+    ) AS newer) < %(edge)s;
+
+-- name: lock_tries
+-- While the gates are closed, tries are counted one after the other across all processes.
+SELECT pg_advisory_xact_lock(hashtext('withheld'), 0);
+
+-- name: enter
+-- Primary key. A row that is there keeps its age; a closed one begins again. Its message is not
+-- expected back before `rest_s` are over.
+INSERT INTO streaming.withheld_pgcr AS w (instance_id, returns_at)
+VALUES (%(instance)s, now() + %(rest_s)s * interval '1 second')
+ON CONFLICT (instance_id) DO UPDATE SET
+    entered_at = CASE WHEN w.closed_at IS NULL THEN w.entered_at ELSE now() END,
+    returns_at = excluded.returns_at,
+    closed_at = NULL;
+
+-- name: has_tries_left
+-- Index withheld_pgcr_tried_idx.
+SELECT count(*) < %(tries)s
+FROM streaming.withheld_pgcr
+WHERE tried_at > now() - interval '1 minute';
 
 -- name: try
 -- Primary key.

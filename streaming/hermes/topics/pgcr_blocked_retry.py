@@ -39,12 +39,12 @@ class BlockedRetry(ReportHandler):
 
     def work(self, delivery: Delivery) -> None:
         instance_id = read_id(delivery.body, "instanceId")
-        admission = self.shared.pool.run(
+        decision = self.shared.pool.run(
             lambda connection: withheld.admit(connection, instance_id, topology.PGCR_BLOCKED_WAIT_S)
         )
-        if admission.decision is withheld.Decision.SURPLUS:
+        if decision is withheld.Decision.SURPLUS:
             return
-        if admission.decision is withheld.Decision.WAIT:
+        if decision is withheld.Decision.WAIT:
             raise PostponedError("the floodgates are closed", topology.PGCR_BLOCKED)
         fetched = self.fetch(instance_id)
         match fetched.kind:
