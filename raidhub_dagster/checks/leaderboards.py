@@ -4,7 +4,7 @@ The claims, and the SQL behind them, stand in storage/leaderboards.py.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from datetime import UTC, datetime
 
 import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
@@ -19,16 +19,22 @@ from raidhub_dagster.storage.leaderboards import (
     check_wfr_score,
 )
 
-Find = Callable[[Connection], Sequence[Problem]]
+# A connection, and the start of the run: what changed since may be unknown to the refresh.
+Find = Callable[[Connection, datetime], Sequence[Problem]]
 
 
 def _check(key: dg.AssetKey, claim: str, description: str, find: Find) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key, name=f"{key.path[-1]}_{claim}", description=description, blocking=True
     )
-    def holds(postgres: PostgresResource) -> dg.AssetCheckResult:
+    def holds(
+        context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+    ) -> dg.AssetCheckResult:
+        record = context.instance.get_run_record_by_id(context.run.run_id)
+        started = record.start_time if record is not None else None
+        since = datetime.now(UTC) if started is None else datetime.fromtimestamp(started, UTC)
         with dagster_failures(), postgres.connection() as connection:
-            problems = find(connection)
+            problems = find(connection, since)
         told = [
             dg.TableRecord({"claim": p.claim, "rows": p.rows, "examples": str(p.examples)})
             for p in problems
@@ -46,6 +52,10 @@ def _check(key: dg.AssetKey, claim: str, description: str, find: Find) -> dg.Ass
     return holds
 
 
+def _check_board(view: str) -> Find:
+    return lambda connection, since: check_positions(connection, view, since)
+
+
 _PROBLEMS = dg.TableSchema(
     [
         dg.TableColumn("claim", "string", description="What should hold and does not."),
@@ -60,7 +70,7 @@ LEADERBOARD_CHECKS = [
         "is_dense_and_eligible",
         "Positions run from 1 without holes, because readers page by them, and nobody on the "
         "board is private, blacklisted or known to cheat. An empty board passes.",
-        partial(check_positions, view=view),
+        _check_board(view),
     )
     for view in VIEWS
 ] + [
@@ -68,6 +78,6 @@ LEADERBOARD_CHECKS = [
         WFR_SCORE_KEY,
         "follows_the_races",
         "Every player has the score that the world-first races give, 0 without one.",
-        check_wfr_score,
+        lambda connection, _since: check_wfr_score(connection),
     )
 ]

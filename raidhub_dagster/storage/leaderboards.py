@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg2 import sql
 from psycopg2.errors import ObjectNotInPrerequisiteState
@@ -139,16 +140,18 @@ def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object
         return [dict(row) for row in cursor]
 
 
-def check_positions(connection: Connection, view: str) -> list[Problem]:
+def check_positions(
+    connection: Connection, view: str, since: datetime | None = None
+) -> list[Problem]:
     """What a freshly refreshed view breaks: dense positions, eligibility, members; best empty.
 
-    Later it also tells what changed since: a player who went private is on the board until the
-    next refresh. Raises ValueError for a name that is not in VIEWS, PermanentError when the view
-    was never refreshed.
+    Who went private at `since` (aware) or later is on the board until the next refresh, which is
+    no fault; without it everybody counts. Raises ValueError for a name that is not in VIEWS,
+    PermanentError when the view was never refreshed.
     """
     name = _qualified(view)
     with _filled(name), connection, connection.cursor() as cursor:
-        return [*_gaps(cursor, view), *_ineligible(cursor, view)]
+        return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
 
 
 def refresh_wfr_score(
@@ -215,14 +218,19 @@ def _gaps(cursor: Cursor, view: str) -> Iterator[Problem]:
         yield from _broken(cursor, statement, f"{column} is not 1..N")
 
 
-def _ineligible(cursor: Cursor, view: str) -> Iterator[Problem]:
+def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[Problem]:
     for query, claim in _ELIGIBILITY[view]:
         statement = sql.SQL(_SQL[query]).format(view=sql.Identifier("leaderboard", view))
-        yield from _broken(cursor, statement, claim)
+        yield from _broken(cursor, statement, claim, {"since": since})
 
 
-def _broken(cursor: Cursor, statement: sql.Composed, claim: str) -> Iterator[Problem]:
-    cursor.execute(statement)
+def _broken(
+    cursor: Cursor,
+    statement: sql.Composed,
+    claim: str,
+    parameters: Mapping[str, datetime | None] | None = None,
+) -> Iterator[Problem]:
+    cursor.execute(statement, parameters)
     if found := cursor.fetchall():
         yield Problem(claim, found[0][1], tuple(id_ for id_, _ in found))
 

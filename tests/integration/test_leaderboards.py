@@ -563,6 +563,16 @@ def test_refresh_ends_at_its_limit(world: World, settings: Settings) -> None:
     assert refresh_view(world.connection, CLAN, timeout_s=60).rows == 0
 
 
+def test_a_player_who_went_private_behind_the_refresh_breaks_nothing(world: World) -> None:
+    """Profiles are crawled all the time: without this every second refresh would fail its check."""
+    world.player(1, clears=1)
+    refresh_view(world.connection, GLOBAL, timeout_s=60)
+    began = datetime.now(UTC)
+    world.run("UPDATE core.player SET is_private = true, updated_at = now() + interval '1 s'")
+    assert check_positions(world.connection, GLOBAL, began) == []
+    assert [p.rows for p in check_positions(world.connection, GLOBAL)] == [1]
+
+
 @pytest.mark.parametrize("work", [top, check_positions])
 def test_board_that_was_never_refreshed_is_named(
     connection: Connection, work: Callable[[Connection, str], object]

@@ -166,10 +166,13 @@ ORDER BY id
 LIMIT 5;
 
 -- name: check_players
+-- Who changed later than `since` may have done so behind the refresh: the next one takes him out.
 SELECT membership_id, count(*) OVER () AS broken
 FROM {view}
 LEFT JOIN core.player USING (membership_id)
-WHERE player.membership_id IS NULL OR player.is_private OR player.cheat_level >= 2
+WHERE player.membership_id IS NULL
+   OR ((player.is_private OR player.cheat_level >= 2)
+       AND player.updated_at < coalesce(%(since)s, 'infinity'::timestamptz))
 ORDER BY membership_id
 LIMIT 5;
 
@@ -178,7 +181,9 @@ SELECT board.instance_id, count(*) OVER () AS broken
 FROM {view} AS board
 LEFT JOIN core.instance USING (instance_id)
 WHERE instance.completed IS NOT TRUE OR EXISTS (
-    SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = board.instance_id)
+    SELECT FROM flagging.blacklist_instance AS b
+    WHERE b.instance_id = board.instance_id
+      AND b.created_at < coalesce(%(since)s, 'infinity'::timestamptz))
 ORDER BY board.instance_id
 LIMIT 5;
 
@@ -193,6 +198,10 @@ LIMIT 5;
 SELECT group_id, count(*) OVER () AS broken
 FROM {view}
 WHERE known_member_count < 1 OR NOT EXISTS (
-    SELECT FROM clan.clan_members AS m WHERE m.group_id = {view}.group_id)
+    SELECT FROM clan.clan_members AS m WHERE m.group_id = {view}.group_id
+    UNION ALL
+    SELECT FROM clan.clan AS c
+    WHERE c.group_id = {view}.group_id
+      AND c.updated_at >= coalesce(%(since)s, 'infinity'::timestamptz))
 ORDER BY group_id
 LIMIT 5;
