@@ -62,6 +62,12 @@ def running(*arguments: object, **environment: str) -> Iterator[Process]:
             process.communicate()
 
 
+def ends(process: Process, limit_s: float = 60) -> None:
+    """The process comes to its end by itself and without an error."""
+    output = process.communicate(timeout=limit_s)[1]
+    assert process.returncode == 0, output
+
+
 class Simulator:
     """A world of its own whose head is held at the last of `ids` ids."""
 
@@ -158,8 +164,7 @@ class Atlas:
 
     def crawl(self, *arguments: object, limit_s: float = 60) -> None:
         with self.start(*arguments) as process:
-            output = process.communicate(timeout=limit_s)[1]
-        assert process.returncode == 0, output
+            ends(process, limit_s)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with connected(self.settings, "pytest") as connection, connection.cursor() as cursor:
@@ -258,11 +263,14 @@ def test_loses_nothing_when_killed_at_any_moment(atlas: MakeAtlas) -> None:
 
 def test_two_share_the_ids(atlas: MakeAtlas) -> None:
     """Replicas are how the crawl grows; each id is fetched by one of them only."""
-    with simulator(4000, "--calm", "--fault", "latency_ms=5") as world:
+    with simulator(4000, "--calm", "--fault", "latency_ms=10") as world:
         crawl = atlas(world)
-        arguments = ("--until", world.last, "--block-size", 100)
+        # Slow enough that the second one is up before the first one is through.
+        slow = ("--workers", 4, "--max-workers", 4)
+        arguments = ("--until", world.last, "--block-size", 100, *slow)
         with crawl.start(*arguments) as one, crawl.start(*arguments) as two:
-            assert (one.wait(60), two.wait(60)) == (0, 0)
+            ends(one)
+            ends(two)
         assert sorted(crawl.published()) == sorted(world.raids())
     shares = crawl.rows("SELECT count(*) FROM streaming.crawl_block GROUP BY owner")
     assert sum(share for (share,) in shares) == 40
@@ -377,7 +385,8 @@ def test_jumps_over_a_hole_once_with_two_processes(atlas: MakeAtlas) -> None:
         arguments = ("--target", FIRST - 60_000, "--buffer", 0, "--until", world.last)
         paced = ("--retry-scale", 0.02, "--block-size", 200)
         with crawl.start(*arguments, *paced) as one, crawl.start(*arguments, *paced) as two:
-            assert (one.wait(120), two.wait(120)) == (0, 0)
+            ends(one, limit_s=120)
+            ends(two, limit_s=120)
         assert sorted(crawl.published()) == sorted(world.raids())
     ((first_id, last_id, state),) = crawl.rows("SELECT first_id, last_id, state FROM streaming.gap")
     assert (last_id, state) == (FIRST - 1, "open")
