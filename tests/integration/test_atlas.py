@@ -111,7 +111,7 @@ def simulator(ids: int, *arguments: object) -> Iterator[Simulator]:
 class _Discord:
     """Takes messages as Discord does and keeps them."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         messages = self.messages
 
@@ -125,7 +125,8 @@ class _Discord:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         self._thread = Thread(target=self._server.serve_forever)
 
     def __enter__(self) -> "_Discord":
@@ -396,24 +397,26 @@ def test_jumps_over_a_hole_once_with_two_processes(atlas: MakeAtlas) -> None:
     assert crawl.missed().keys() == set(range(FIRST - 60_000, first_id))
 
 
-def test_tells_people_over_discord(atlas: MakeAtlas) -> None:
-    """An address that nobody answers must cost the crawl nothing."""
-    port = free_port()
-    with simulator(500, "--calm") as world, _Discord(port) as discord:
+def test_tells_people_when_it_starts_and_when_it_cannot_go_on(atlas: MakeAtlas) -> None:
+    """And an address where nobody answers costs the crawl nothing."""
+    with simulator(500, "--calm") as world, _Discord() as discord:
         crawl = atlas(world)
-        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{port}/hook"}
-        with crawl.start("--until", world.last, **hook) as process:
-            assert process.wait(60) == 0
-        with crawl.start("--target", 10**11, **hook) as process:
+        nobody = f"http://127.0.0.1:{free_port()}/hook"
+        with crawl.start("--until", world.last - 200, ATLAS_WEBHOOK_URL=nobody) as process:
+            ends(process)
+        with crawl.start("--until", world.last, ATLAS_WEBHOOK_URL=discord.url) as process:
+            ends(process)
+        with (
+            connected(crawl.settings, "pytest") as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("DELETE FROM definitions.activity_version")
+        with crawl.start(ATLAS_WEBHOOK_URL=discord.url) as process:
             assert process.wait(60) == 1
-        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/hook"}
-        world.last += 200
-        world.ask("/sim/head", {"head": world.last})
-        with crawl.start("--until", world.last, **hook) as process:
-            assert process.wait(60) == 0
+        assert sorted(crawl.published()) == sorted(world.raids())
     titles = [embed["title"] for message in discord.messages for embed in message["embeds"]]
-    assert titles[0] == "Starting up"
-    assert crawl.uncovered() == []
+    assert titles == ["Starting up", "Fatal error in Atlas"]
 
 
 def test_rides_the_head_as_it_advances(atlas: MakeAtlas) -> None:
