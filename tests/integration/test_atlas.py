@@ -22,7 +22,7 @@ from raidhub_dagster.messaging.connection import connect as connect_broker
 from raidhub_dagster.messaging.topology import INSTANCE_STORE, PGCR_BLOCKED_RETRY
 from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.stack.process import free_port, is_taken
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.queries import load
 
@@ -66,6 +66,18 @@ def ends(process: Process, limit_s: float = 60) -> None:
     """The process comes to its end by itself and without an error."""
     output = process.communicate(timeout=limit_s)[1]
     assert process.returncode == 0, output
+
+
+def _own_port() -> int:
+    """A free port below those that the kernel gives to connections.
+
+    Among them a port can go to anybody's connection while the process that shall listen on it is
+    still loading its code, and then it ends at once.
+    """
+    ports = random.SystemRandom()
+    while is_taken(port := ports.randrange(20_000, 32_000)):
+        pass
+    return port
 
 
 class Simulator:
@@ -147,7 +159,7 @@ class Atlas:
         self._environment = {name.upper(): str(value) for name, value in overrides.items()}
 
     def start(self, *arguments: object, **more: str) -> AbstractContextManager[Process]:
-        self.port = free_port()
+        self.port = _own_port()
         given = {**self._environment, "ATLAS_METRICS_PORT": str(self.port), **more}
         return running("atlas", *arguments, **given)
 
