@@ -22,7 +22,7 @@ from tests.benchmarks.machine import Figures, report
 from tests.support.system import FIRST_ID, System, system
 
 
-def run(most: int = 3, paced_ids: int = 6000, unlimited_ids: int = 60_000) -> Figures:
+def run(most: int = 3, paced_ids: int = 6000, unlimited_ids: int = 30_000) -> Figures:
     figures: Figures = {}
     everything = sum(range(1, most + 1)) * (paced_ids + unlimited_ids)
     with tempfile.TemporaryDirectory(prefix="raidhub-bench-") as name:

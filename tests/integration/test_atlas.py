@@ -22,7 +22,7 @@ from raidhub_dagster.messaging.connection import connect as connect_broker
 from raidhub_dagster.messaging.topology import INSTANCE_STORE, PGCR_BLOCKED_RETRY
 from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.stack.process import free_port
+from raidhub_dagster.stack.process import free_port, is_taken
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.queries import load
 
@@ -60,6 +60,24 @@ def running(*arguments: object, **environment: str) -> Iterator[Process]:
         finally:
             process.kill()
             process.communicate()
+
+
+def ends(process: Process, limit_s: float = 60) -> None:
+    """The process comes to its end by itself and without an error."""
+    output = process.communicate(timeout=limit_s)[1]
+    assert process.returncode == 0, output
+
+
+def _own_port() -> int:
+    """A free port below those that the kernel gives to connections.
+
+    Among them a port can go to anybody's connection while the process that shall listen on it is
+    still loading its code, and then it ends at once.
+    """
+    ports = random.SystemRandom()
+    while is_taken(port := ports.randrange(20_000, 32_000)):
+        pass
+    return port
 
 
 class Simulator:
@@ -105,7 +123,7 @@ def simulator(ids: int, *arguments: object) -> Iterator[Simulator]:
 class _Discord:
     """Takes messages as Discord does and keeps them."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         messages = self.messages
 
@@ -119,7 +137,8 @@ class _Discord:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         self._thread = Thread(target=self._server.serve_forever)
 
     def __enter__(self) -> "_Discord":
@@ -140,7 +159,7 @@ class Atlas:
         self._environment = {name.upper(): str(value) for name, value in overrides.items()}
 
     def start(self, *arguments: object, **more: str) -> AbstractContextManager[Process]:
-        self.port = free_port()
+        self.port = _own_port()
         given = {**self._environment, "ATLAS_METRICS_PORT": str(self.port), **more}
         return running("atlas", *arguments, **given)
 
@@ -158,8 +177,7 @@ class Atlas:
 
     def crawl(self, *arguments: object, limit_s: float = 60) -> None:
         with self.start(*arguments) as process:
-            output = process.communicate(timeout=limit_s)[1]
-        assert process.returncode == 0, output
+            ends(process, limit_s)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with connected(self.settings, "pytest") as connection, connection.cursor() as cursor:
@@ -258,11 +276,14 @@ def test_loses_nothing_when_killed_at_any_moment(atlas: MakeAtlas) -> None:
 
 def test_two_share_the_ids(atlas: MakeAtlas) -> None:
     """Replicas are how the crawl grows; each id is fetched by one of them only."""
-    with simulator(4000, "--calm", "--fault", "latency_ms=5") as world:
+    with simulator(4000, "--calm", "--fault", "latency_ms=10") as world:
         crawl = atlas(world)
-        arguments = ("--until", world.last, "--block-size", 100)
+        # Slow enough that the second one is up before the first one is through.
+        slow = ("--workers", 4, "--max-workers", 4)
+        arguments = ("--until", world.last, "--block-size", 100, *slow)
         with crawl.start(*arguments) as one, crawl.start(*arguments) as two:
-            assert (one.wait(60), two.wait(60)) == (0, 0)
+            ends(one)
+            ends(two)
         assert sorted(crawl.published()) == sorted(world.raids())
     shares = crawl.rows("SELECT count(*) FROM streaming.crawl_block GROUP BY owner")
     assert sum(share for (share,) in shares) == 40
@@ -377,7 +398,8 @@ def test_jumps_over_a_hole_once_with_two_processes(atlas: MakeAtlas) -> None:
         arguments = ("--target", FIRST - 60_000, "--buffer", 0, "--until", world.last)
         paced = ("--retry-scale", 0.02, "--block-size", 200)
         with crawl.start(*arguments, *paced) as one, crawl.start(*arguments, *paced) as two:
-            assert (one.wait(120), two.wait(120)) == (0, 0)
+            ends(one, limit_s=120)
+            ends(two, limit_s=120)
         assert sorted(crawl.published()) == sorted(world.raids())
     ((first_id, last_id, state),) = crawl.rows("SELECT first_id, last_id, state FROM streaming.gap")
     assert (last_id, state) == (FIRST - 1, "open")
@@ -387,24 +409,26 @@ def test_jumps_over_a_hole_once_with_two_processes(atlas: MakeAtlas) -> None:
     assert crawl.missed().keys() == set(range(FIRST - 60_000, first_id))
 
 
-def test_tells_people_over_discord(atlas: MakeAtlas) -> None:
-    """An address that nobody answers must cost the crawl nothing."""
-    port = free_port()
-    with simulator(500, "--calm") as world, _Discord(port) as discord:
+def test_tells_people_when_it_starts_and_when_it_cannot_go_on(atlas: MakeAtlas) -> None:
+    """And an address where nobody answers costs the crawl nothing."""
+    with simulator(500, "--calm") as world, _Discord() as discord:
         crawl = atlas(world)
-        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{port}/hook"}
-        with crawl.start("--until", world.last, **hook) as process:
-            assert process.wait(60) == 0
-        with crawl.start("--target", 10**11, **hook) as process:
+        nobody = f"http://127.0.0.1:{free_port()}/hook"
+        with crawl.start("--until", world.last - 200, ATLAS_WEBHOOK_URL=nobody) as process:
+            ends(process)
+        with crawl.start("--until", world.last, ATLAS_WEBHOOK_URL=discord.url) as process:
+            ends(process)
+        with (
+            connected(crawl.settings, "pytest") as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("DELETE FROM definitions.activity_version")
+        with crawl.start(ATLAS_WEBHOOK_URL=discord.url) as process:
             assert process.wait(60) == 1
-        hook = {"ATLAS_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/hook"}
-        world.last += 200
-        world.ask("/sim/head", {"head": world.last})
-        with crawl.start("--until", world.last, **hook) as process:
-            assert process.wait(60) == 0
+        assert sorted(crawl.published()) == sorted(world.raids())
     titles = [embed["title"] for message in discord.messages for embed in message["embeds"]]
-    assert titles[0] == "Starting up"
-    assert crawl.uncovered() == []
+    assert titles == ["Starting up", "Fatal error in Atlas"]
 
 
 def test_rides_the_head_as_it_advances(atlas: MakeAtlas) -> None:
