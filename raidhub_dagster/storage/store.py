@@ -85,8 +85,9 @@ class Store:
         """What became of each report, in their order, after one commit for all of them.
 
         Either everything of the batch is stored or nothing. A second delivery changes nothing; of
-        several versions of a report the better one counts, whichever comes first. Raises psycopg2.Error: when the connection stands, one report is to blame
-        and the caller finds it by storing each alone.
+        several versions of a report the better one counts, whichever comes first. Raises
+        psycopg2.Error: when the connection stands, one report is to blame and the caller finds it
+        by storing each alone.
         """
         if not reports:
             return []
