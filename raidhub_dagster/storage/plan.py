@@ -155,17 +155,20 @@ class _Planner:
         if found.is_stored and not found.is_of(report.instance):
             return self._contradict(report)
         if not found.is_kept:
-            return self._complete(report)
+            return self._mend_body(report, None)
         if found.digest == digest(report.body):
             return self._repeat(report.instance, found)
         kept = self._read_kept(report.instance.instance_id)
         if isinstance(kept.parsed, Rejection):
-            return self._correct_body(report, kept, found)
+            if found.is_stored:
+                return self._mend_body(report, kept)
+            self._keep(report, kept)
+            return self._add_rows(report.instance, found)
         related = relation(kept.parsed, report.instance)
         if related is Relation.SAME:
             return self._repeat(report.instance, found)
         if related is Relation.CONFLICT and found.is_stored:
-            return self._correct_body(report, kept, found)
+            return self._mend_body(report, kept)
         if related is Relation.CONFLICT:
             # It waits for the definition of its hash, or is about to be stored from its body.
             self.plan.unknown.append(kept.parsed)
@@ -201,29 +204,24 @@ class _Planner:
         )
         return Outcome.CONFLICT
 
-    def _complete(self, report: Report) -> Outcome:
-        """An instance whose body somebody deleted, or never wrote: only its rows can tell."""
+    def _mend_body(self, report: Report, kept: _Kept | None) -> Outcome:
+        """An instance whose body is gone, no report, or of another run: only its rows can tell."""
         instance = report.instance
-        row = self._read_row(instance.instance_id)
-        if not is_row_of(row, instance) and _characters(row) > sum(
-            len(player.characters) for player in instance.players
-        ):
+        (row,) = read_rows(self._cursor.connection, [instance.instance_id])
+        is_same = is_row_of(row, instance)
+        if not is_same and _characters(row) > sum(len(p.characters) for p in instance.players):
             self._supersede(report, report.body)
             return Outcome.SUPERSEDED
-        self.plan.kept.append(report)
-        return self._adjust_rows(instance, row)
+        self._keep(report, kept)
+        return Outcome.DUPLICATE if is_same else self._replace_rows(instance)
 
-    def _correct_body(self, report: Report, kept: _Kept, found: _Found) -> Outcome:
-        """What is kept is no report, or one of another run than its rows."""
-        instance = report.instance
-        self.plan.replaced.append(report)
-        self._supersede(report, kept.body, kept.date_crawled)
-        if not found.is_stored:
-            return self._add_rows(instance, found)
-        return self._adjust_rows(instance, self._read_row(instance.instance_id))
-
-    def _adjust_rows(self, instance: Instance, row: Mapping[str, Any]) -> Outcome:
-        return Outcome.DUPLICATE if is_row_of(row, instance) else self._replace_rows(instance)
+    def _keep(self, report: Report, instead: _Kept | None) -> None:
+        """The body of `report` for one that is not there or cannot be compared with it."""
+        if instead is None:
+            self.plan.kept.append(report)
+        else:
+            self.plan.replaced.append(report)
+            self._supersede(report, instead.body, instead.date_crawled)
 
     def _compete(
         self, report: Report, kept: _Kept, kept_instance: Instance, found: _Found, change: Relation
@@ -281,10 +279,6 @@ class _Planner:
         ((data, date_crawled),) = self._cursor.fetchall()
         body = bytes(data)
         return _Kept(body, date_crawled, parse_kept(instance_id, body, self._now))
-
-    def _read_row(self, instance_id: int) -> Mapping[str, Any]:
-        (row,) = read_rows(self._cursor.connection, [instance_id])
-        return row
 
 
 def _characters(row: Mapping[str, Any]) -> int:

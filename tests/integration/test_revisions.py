@@ -423,9 +423,12 @@ def test_an_instance_without_its_report_gets_it_back(database: Database) -> None
 
 
 def test_a_kept_body_that_is_no_report_gives_way(database: Database) -> None:
-    run = clear(1, hours=1, players=[ONE])
+    """But not to one that says less than the rows: those came from a better report."""
+    run = clear(1, hours=1, players=[ONE, TWO])
     store(database, fetched(run, 1))
     database.rows("UPDATE raw.pgcr SET data = 'x'")
+    less = fetched(clear(1, hours=1, players=[ONE]), 15)
+    assert store(database, less) == [Outcome.SUPERSEDED]
     assert store(database, fetched(run, 15)) == [Outcome.DUPLICATE]
     assert_world(database, run)
 
