@@ -230,7 +230,10 @@ def live_through(stack: Stack, failure: Failure, *, hold_s: float) -> None:
         threading.Event().wait(hold_s)
     failure.end(stack)
     stack.move_head(IDS)
-    wait_for("all raids are stored", lambda: is_complete(stack), limit_s=180 + hold_s, pause_s=1)
+    # A pause doubles with each try in vain, so that the last one may be as long as the failure.
+    limit_s = 120 + 2 * hold_s
+    wait_for("all raids are stored", lambda: is_complete(stack), limit_s=limit_s, pause_s=1)
+    wait_for("everybody is well", lambda: is_well(stack), limit_s=limit_s)
     with (
         connected(stack.settings, "pytest") as connection,
         closing(clickhouse.connect(stack.settings, "pytest")) as client,
@@ -240,6 +243,11 @@ def live_through(stack: Stack, failure: Failure, *, hold_s: float) -> None:
         differing = [f for f in verify(connection, client, sample=50, wait_s=90) if not f.is_equal]
         assert differing == []
     assert_told_no_more_than_documented(stack.hook)
+
+
+def is_well(stack: Stack) -> bool:
+    """Every process finds every server that it needs."""
+    return all(stack.is_well(name) for name in ("atlas", "hermes", "relay"))
 
 
 def is_complete(stack: Stack) -> bool:
