@@ -118,17 +118,23 @@ def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., F
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("raidhub: no log of nothing; there are: atlas,")
 
-    states = one.run("status").stdout.splitlines()
-    assert [line for line in states if "UNHEALTHY" in line and not line.startswith("atlas")] == []
-    summary = {line.split()[0]: line for line in states if line}
-    assert "none; no open gap" in summary["missed"]
-    assert {"crawl", "rates", "newest", "outbox", "clickhouse", "queues"} <= summary.keys()
-    assert not any(" - (" in line for line in summary.values()), "everything answers"
-    told = json.loads(one.run("status", "--json").stdout)
-    assert {service["name"] for service in told["services"]} >= {"postgres", "atlas", "relay"}
-    assert told["stream"]["problems"] == {}
-    assert told["stream"]["crawl"]["workers"] > 0
-    assert told["stream"]["stream"]["open_gaps"] == 0
+    states, _, summary = one.run("status").stdout.partition("\n\n")
+    unwell = [line for line in states.splitlines() if "UNHEALTHY" in line]
+    assert [line for line in unwell if not line.startswith("atlas")] == []
+    subjects = [line.split()[0] for line in summary.splitlines()]
+    expected = ["crawl", "rates", "newest", "missed", "outbox", "clickhouse", "queues"]
+    assert [subject for subject in subjects if subject != "zeus"] == expected
+
+    def everything_answers() -> None:
+        """Within its two seconds, which a machine that is busy with other tests may miss once."""
+        told = json.loads(one.run("status", "--json").stdout)
+        if problems := told["stream"]["problems"]:
+            raise UnhealthyError(str(problems))
+        assert {service["name"] for service in told["services"]} >= {"postgres", "atlas", "relay"}
+        assert told["stream"]["crawl"]["workers"] > 0
+        assert told["stream"]["stream"]["open_gaps"] == 0
+
+    wait_until(everything_answers, limit_s=60)
 
     down = one.run("down")
     assert (down.returncode, down.stdout) == (0, "stopped\n")
@@ -145,7 +151,8 @@ def test_two_stacks_run_at_once_one_names_what_is_unhealthy_and_a_kill_leaves_no
     two = folder()
     assert (done := two.run("up", *NO_CRAWL)).returncode == 0, done.stderr
     for each in (one, two):
-        lines = {line.split()[0]: line for line in each.run("status").stdout.splitlines()}
+        states, _, _ = each.run("status").stdout.partition("\n\n")
+        lines = {line.split()[0]: line for line in states.splitlines()}
         assert "running" in lines["postgres"]
         assert " healthy" in lines["postgres"]
         assert "atlas" not in lines, "left out on purpose is not unhealthy"

@@ -66,14 +66,21 @@ class System:
 
     def health(self, name: str) -> dict[str, str]:
         """Checks of a process' /healthz, each "ok" or its reason; empty when it does not answer."""
+        answer = self._ask_health(name)
+        checks: dict[str, str] = {} if answer is None else answer.json()["checks"]
+        return checks
+
+    def is_well(self, name: str) -> bool:
+        """True when /healthz says that the process does its work."""
+        answer = self._ask_health(name)
+        return answer is not None and answer.ok
+
+    def _ask_health(self, name: str) -> requests.Response | None:
         port = getattr(self.settings, f"{name}_metrics_port")
         try:
-            checks: dict[str, str] = requests.get(
-                f"http://127.0.0.1:{port}/healthz", timeout=10
-            ).json()["checks"]
+            return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
         except requests.ConnectionError:
-            return {}
-        return checks
+            return None
 
     def requests_seen(self, endpoint: str) -> int:
         """Requests at the simulator since its start: "report" or "other"; refused ones too."""
