@@ -11,7 +11,12 @@ from typing import Any
 
 import psycopg2
 
-from raidhub_dagster.errors import ConfigurationError, MaintenanceError, PermanentError
+from raidhub_dagster.errors import (
+    ConfigurationError,
+    MaintenanceError,
+    PermanentError,
+    UnavailableError,
+)
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.messages import PERSISTENT, Message, is_count
@@ -65,9 +70,11 @@ def treatment_of(error: Exception, topic: Topic, delivery: Delivery) -> Treatmen
 def is_infrastructure(error: Exception) -> bool:
     """True when no message is to blame: broker or database away, full, locked or not migrated.
 
-    Nor is one to blame for a setting that a handler misses.
+    Nor is one to blame for a setting that a handler misses, or for an API that is out of reach or
+    refuses our key.
     """
-    if isinstance(error, BrokerError | ConfigurationError) or is_connection_lost(error):
+    ours = BrokerError | ConfigurationError | UnavailableError
+    if isinstance(error, ours) or is_connection_lost(error):
         return True
     return isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith(_SQLSTATES)
 

@@ -12,6 +12,7 @@ from raidhub_dagster.errors import (
     MaintenanceError,
     PermanentError,
     TransientError,
+    UnavailableError,
 )
 from raidhub_dagster.messaging.connection import BrokerError
 from raidhub_dagster.messaging.publisher import UnroutableError
@@ -40,6 +41,7 @@ TOPIC = Trial().topic(retries=3)
         (errors.ForeignKeyViolation(), 3, Treatment.EXHAUSTED),
         (PermanentError("not JSON"), 0, Treatment.POISON),
         (BrokerError("gone"), 3, Treatment.PAUSE),
+        (UnavailableError("the API refuses our key"), 3, Treatment.PAUSE),
         (UnroutableError({"x"}), 3, Treatment.PAUSE),
         (psycopg2.InterfaceError("connection already closed"), 3, Treatment.PAUSE),
         (psycopg2.OperationalError("refused"), 3, Treatment.PAUSE),
