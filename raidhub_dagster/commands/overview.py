@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
-from raidhub_dagster.messaging.depths import Depth
+from raidhub_dagster.messaging.overview import QueueState
 from raidhub_dagster.stack.overview import Crawl, Overview, Proxy
 from raidhub_dagster.storage.progress import Stream
 
@@ -66,16 +66,15 @@ def _waiting(number: int, what: str, oldest_s: float) -> str:
     return f"{shown} {what}" + (f", the oldest for {_age(oldest_s)}" if number else "")
 
 
-def _queues(queues: dict[str, Depth]) -> str:
+def _queues(queues: list[QueueState]) -> str:
     """Those that hold anything."""
-    return ", ".join(_queue(name, depth) for name, depth in queues.items() if any(depth)) or "empty"
+    return ", ".join(_queue(q) for q in queues if q.ready or q.waiting or q.parked) or "empty"
 
 
-def _queue(name: str, depth: Depth) -> str:
-    more = [
-        f"{n} {what}" for n, what in ((depth.retrying, "retrying"), (depth.parked, "parked")) if n
-    ]
-    return f"{name} {depth.ready}" + (f" (+ {', '.join(more)})" if more else "")
+def _queue(queue: QueueState) -> str:
+    aside = ((queue.waiting, "waiting"), (queue.parked, "parked"))
+    more = [f"{messages} {what}" for messages, what in aside if messages]
+    return f"{queue.name} {queue.ready}" + (f" (+ {', '.join(more)})" if more else "")
 
 
 def _zeus(zeus: Proxy) -> str:

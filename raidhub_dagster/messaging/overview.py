@@ -1,20 +1,18 @@
 """Every main queue in one table: what waits, what is held, who works, what was parked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pika
-import requests
 from pika.exceptions import ChannelClosedByBroker
-from prometheus_client.parser import text_string_to_metric_families
 
+from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.connection import LOST, BrokerError, connect
 from raidhub_dagster.messaging.management import traffic
+from raidhub_dagster.monitoring.scrape import scrape
 from raidhub_dagster.settings import Settings
-
-_HERMES_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def overview(settings: Settings) -> list[QueueState]:
                 unacknowledged=there.unacknowledged if there else None,
                 handled_per_s=there.handled_per_s if there else None,
                 consumers=counted.get(name, nothing).consumers,
-                workers=workers.get(name),
+                workers=int(workers[name]) if name in workers else None,
                 waiting=sum(counted.get(queue, nothing).messages for queue in aside[name]),
                 parked=counted.get(topology.parked_queue(name), nothing).messages,
             )
@@ -98,20 +96,11 @@ def _count(settings: Settings, names: Iterable[str]) -> dict[str, _Counted]:
     return found
 
 
-def _workers(settings: Settings) -> dict[str, int]:
+def _workers(settings: Settings) -> Mapping[str, float]:
     """Workers by topic, from the metrics of the hermes of this machine; empty without one."""
-    url = f"http://localhost:{settings.hermes_metrics_port}/metrics"
     try:
-        with requests.Session() as session:
-            session.trust_env = False
-            answer = session.get(url, timeout=_HERMES_TIMEOUT_S)
-            answer.raise_for_status()
-            families = list(text_string_to_metric_families(answer.text))
-    except (requests.RequestException, ValueError):  # somebody else's port
+        return scrape("localhost", settings.hermes_metrics_port).by(
+            "queue_name", "queue_worker_count"
+        )
+    except TransientError:
         return {}
-    return {
-        sample.labels["queue_name"]: int(sample.value)
-        for family in families
-        if family.name == "queue_worker_count"
-        for sample in family.samples
-    }

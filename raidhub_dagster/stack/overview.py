@@ -5,13 +5,14 @@ others, and never more than the time-out.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from raidhub_dagster.errors import TransientError
-from raidhub_dagster.messaging.depths import Depth, depths
+from raidhub_dagster.messaging.overview import QueueState, overview
 from raidhub_dagster.monitoring.scrape import Scrape, scrape
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, ask_all
@@ -48,7 +49,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     crawl: Crawl | None
     stream: Stream | None
-    queues: dict[str, Depth] | None  # of every main queue
+    queues: list[QueueState] | None  # every main queue
     zeus: Proxy | None
     problems: dict[str, str]
 
@@ -57,7 +58,7 @@ class Overview(msgspec.Struct, frozen=True):
         return {
             "crawl": self.crawl,
             "stream": None if self.stream is None else self.stream._asdict(),
-            "queues": self.queues and {name: d._asdict() for name, d in self.queues.items()},
+            "queues": self.queues and {queue.name: asdict(queue) for queue in self.queues},
             "zeus": self.zeus,
             "problems": self.problems,
         }
@@ -67,7 +68,7 @@ def look(settings: Settings, processes: Collection[str]) -> Overview:
     """Takes at most 2 s. `processes` are those that should run here: others are not asked."""
     questions: dict[str, Callable[[], object]] = {
         "postgres": partial(_measure, settings),
-        "rabbitmq": partial(depths, settings, _NAME),
+        "rabbitmq": partial(overview, settings),
     }
     if "atlas" in processes:
         questions["atlas"] = lambda: _crawl(scrape(HOST, settings.atlas_metrics_port))
@@ -82,7 +83,7 @@ def look(settings: Settings, processes: Collection[str]) -> Overview:
     return Overview(
         crawl=part("atlas", Crawl),
         stream=part("postgres", Stream),
-        queues=part("rabbitmq", dict),
+        queues=part("rabbitmq", list),
         zeus=part("zeus", Proxy),
         problems={
             name: str(answer)

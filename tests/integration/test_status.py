@@ -17,9 +17,7 @@ from prometheus_client.exposition import start_http_server
 from raidhub_dagster.commands.overview import stream_lines
 from raidhub_dagster.commands.stack import status
 from raidhub_dagster.errors import TransientError
-from raidhub_dagster.messaging import topology
-from raidhub_dagster.messaging.connection import BrokerError
-from raidhub_dagster.messaging.depths import Depth, depths
+from raidhub_dagster.messaging.overview import QueueState
 from raidhub_dagster.monitoring import scrape as scraping
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.overview import Crawl, Overview, Proxy, look
@@ -27,8 +25,6 @@ from raidhub_dagster.stack.process import HOST, ask_all, free_port
 from raidhub_dagster.storage.missed import State
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.progress import Stream, measure_stream
-from streaming.hermes.consumer import declare
-from tests.support.queues import TRIAL, Trial, channel_of, until
 
 SettingsFor = Callable[..., Settings]
 
@@ -79,38 +75,6 @@ def test_the_stream_is_measured_in_the_database(
     assert (found.unsent, found.clickhouse_pending, found.dirty_days) == (2, 2, 1)
     assert found.unsent_oldest_s == pytest.approx(600, abs=30)
     assert found.clickhouse_oldest_s == pytest.approx(300, abs=30)
-
-
-def test_depths_are_those_of_the_broker(
-    rabbitmq: dict[str, Any], settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fresh broker has no queue at all, and asking must not make any."""
-    settings = settings_for(rabbitmq)
-    nothing = dict.fromkeys(topology.MAIN_QUEUES, Depth(0, 0, 0))
-    assert depths(settings, "test") == nothing
-    monkeypatch.setattr(topology, "MAIN_QUEUES", (*topology.MAIN_QUEUES, TRIAL))
-    assert depths(settings, "test") == nothing | {TRIAL: Depth(0, 0, 0)}
-    with channel_of(settings) as channel:
-        declare(channel, Trial().topic(retries=2, base_delay_s=600))
-        for queue, messages in (
-            (TRIAL, 3),
-            (topology.retry_queue(TRIAL, 600), 2),
-            (topology.retry_queue(TRIAL, 1200), 1),
-            (topology.parked_queue(TRIAL), 4),
-            (topology.PGCR_BLOCKED, 5),
-        ):
-            for _ in range(messages):
-                channel.basic_publish("", queue, b"1")
-    until(lambda: depths(settings, "test")[TRIAL] == Depth(3, 3, 4))
-    found = depths(settings, "test")
-    assert found[topology.PGCR_BLOCKED_RETRY] == Depth(0, 5, 0)
-    assert found["player_crawl"] == Depth(0, 0, 0)
-
-
-def test_a_broker_that_is_away_is_told_with_its_address(settings_for: SettingsFor) -> None:
-    settings = settings_for(rabbitmq_host=HOST, rabbitmq_port=free_port())
-    with pytest.raises(BrokerError, match=str(settings.rabbitmq_port)):
-        depths(settings, "test")
 
 
 @contextmanager
@@ -243,11 +207,11 @@ def test_lines_say_what_waits_and_leave_out_what_does_not() -> None:
         2,
         {State.WAITING: 3, State.BLOCKED: 0},
     )
-    queues = {
-        "instance_store": Depth(5, 2, 1),
-        "player_crawl": Depth(0, 0, 0),
-        "clan_crawl": Depth(9, 0, 0),
-    }
+    queues = [
+        QueueState("instance_store", 5, None, None, 1, None, waiting=2, parked=1),
+        QueueState("player_crawl", 0, 3, 1.0, 1, 20, waiting=0, parked=0),
+        QueueState("clan_crawl", 9, None, None, 0, None, waiting=0, parked=0),
+    ]
     crawl = Crawl(None, None, None, None, [])
     lines = list(stream_lines(Overview(crawl, stream, queues, Proxy(16, [], 2, ["1"]), {})))
     assert lines == [
@@ -257,7 +221,7 @@ def test_lines_say_what_waits_and_leave_out_what_does_not() -> None:
         "missed      waiting 3; 1 open gaps (15680 ids)",
         "outbox      more than 100000 unsent, the oldest for 90 s",
         "clickhouse  0 rows pending; 2 days to rebuild",
-        "queues      instance_store 5 (+ 2 retrying, 1 parked), clan_crawl 9",
+        "queues      instance_store 5 (+ 2 waiting, 1 parked), clan_crawl 9",
         "zeus        0 of 16 addresses paused | 1 of 2 keys quarantined (number 1)",
     ]
 
