@@ -41,6 +41,8 @@ from tests.support.reports import encode, envelope, make_entry, make_report
 
 SettingsFor = Callable[..., Settings]
 NOW = datetime.now(UTC)
+# Nobody listens on the discard port: topics that ask the API stay closed.
+NO_API = {"bungie_api_key": "key", "bungie_url_base": f"http://{HOST}:9"}
 
 
 @pytest.fixture
@@ -52,6 +54,7 @@ def settings(
         rabbitmq,
         clickhouse_http_port=free_port(),
         hermes_metrics_port=free_port(),
+        **NO_API,
     )
 
 
