@@ -342,6 +342,7 @@ def test_a_database_that_comes_late_and_restarts_costs_nothing(
         postgres_password=secrets.token_hex(16),
         clickhouse_http_port=free_port(),
         hermes_metrics_port=free_port(),
+        **NO_API,
     )
     server = PostgresServer(settings, server_folder / "restarted", durable=False)
     send(settings, *(report_message(16_000_000_000 + n) for n in range(400)))
