@@ -167,12 +167,12 @@ class Consumer:
         # Asked after that: what made a slot return a message is known before it does.
         closed = self._closed_because()
         if closed != self._closed:
-            log.info(
-                "Topic %s %s",
-                self.name,
-                "is open" if closed is None else f"is closed: {closed}",
-                extra={"action": "topic_opened" if closed is None else "topic_closed"},
-            )
+            if closed is None:
+                log.info("Topic %s is open", self.name, extra={"action": "topic_opened"})
+            else:
+                log.info(
+                    "Topic %s is closed: %s", self.name, closed, extra={"action": "topic_closed"}
+                )
             self._closed = closed
         if closed is not None:
             intake.take(0)

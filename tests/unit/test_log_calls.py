@@ -16,9 +16,20 @@ LEVELS = {"info", "warning", "error", "exception", "critical", "log"}
 FREE = {
     ("raidhub_dagster/discord/alerts.py", "alert.kind"),
     ("raidhub_dagster/storage/clickhouse_sender.py", "action"),
+    ("streaming/zeus/news.py", "news.what.value"),
 }
 # Said in more than one place because it is the same event; any other action is said in one.
-SHARED = {"broker_unreachable", "crawl_started", "crawl_stopped", "migration_applied"}
+SHARED = {
+    "broker_unreachable",
+    "crawl_started",
+    "crawl_stopped",
+    "migration_applied",
+    "zeus_addresses",
+}
+
+
+# A table of constant texts, one for each kind of news; the text is the argument of one function.
+TELLERS = {"streaming/zeus/news.py"}
 
 
 class Call(NamedTuple):
@@ -90,4 +101,4 @@ def test_an_action_stands_for_one_event() -> None:
 @pytest.mark.parametrize("call", FOUND, ids=lambda call: call.where)
 def test_a_message_is_a_constant(call: Call) -> None:
     """Aggregators group lines by the unformatted message; values belong into the arguments."""
-    assert isinstance(call.message, ast.Constant), call.where
+    assert isinstance(call.message, ast.Constant) or call.file in TELLERS, call.where

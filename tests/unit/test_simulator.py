@@ -398,18 +398,6 @@ async def test_requests_without_credentials_are_refused() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_key_can_be_taken_away_and_given_back() -> None:
-    path = report_path(FIRST_ID)
-    async with simulator() as api:
-        assert (await api.post("/sim/keys", {"keys": ["other"]}))[0] == 200
-        assert (await api.get(path))[1]["ErrorCode"] == 2101
-        await api.post("/sim/keys", {"keys": ["other", KEY["X-API-Key"]]})
-        assert (await api.get(path))[0] == 200
-        await api.post("/sim/keys", {"keys": []})
-        assert (await api.get(path, {"X-API-Key": "any"}))[0] == 200
-
-
-@pytest.mark.asyncio
 async def test_an_address_above_its_limit_meets_sterner_answers() -> None:
     async with simulator(only(report_limit_per_s=10.0, report_burst=5.0)) as api:
         answers = [await api.report(FIRST_ID) for _ in range(37)]

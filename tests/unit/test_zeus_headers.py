@@ -104,7 +104,7 @@ def test_a_long_success_and_a_redirect_need_no_look() -> None:
 
 
 def test_a_block_page_with_a_status_of_success_is_seen_at_any_length() -> None:
-    page = answers.page(200)
+    page = answers.page(200, answers.CHALLENGE)
     answer = look.look(200, {"Content-Type": page.content_type}, page.body + b" " * 20_000)
     assert answer is not None
     assert answer.code_class is CodeClass.THROTTLE

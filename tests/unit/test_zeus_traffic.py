@@ -32,8 +32,8 @@ def refusal(code: int, throttle_seconds: int = 0, status: int | None = None) -> 
     return Answer(status or 500, code, "", "", throttle_seconds, None, Problem.NONE)
 
 
-def page(status: int) -> Answer:
-    sent = answers.page(status)
+def page(status: int, title: str | None = None) -> Answer:
+    sent = answers.page(status, title)
     return read_answer(sent.status, sent.content_type, sent.body)
 
 
@@ -77,7 +77,7 @@ def test_an_address_without_a_token_is_skipped() -> None:
         (refusal(35, 10), 60),
         (page(403), 10),
         (page(429), 10),
-        (page(200), 10),
+        (page(200, answers.CHALLENGE), 10),
     ],
 )
 def test_a_throttle_of_an_address_pauses_it_at_both_hosts(answer: Answer, seconds: int) -> None:

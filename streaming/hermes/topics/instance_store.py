@@ -198,7 +198,11 @@ class InstanceStore:
             case Outcome.REPLACED | Outcome.SUPERSEDED:
                 log.info(
                     "A report came in another version",
-                    extra={"action": f"pgcr_{outcome}", "instance_id": instance.instance_id},
+                    extra={
+                        "action": "pgcr_versioned",
+                        "outcome": outcome.value,
+                        "instance_id": instance.instance_id,
+                    },
                 )
 
     def _names_of(self, activity_hash: int) -> tuple[str, str]:
