@@ -5,22 +5,19 @@ what the views rank, and who is eligible, is in docs/domain/leaderboards.md.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
 from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_FEAT_DEFINITION, ACTIVITY_VERSION
-from assets.tables import OWNERS
+from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top, top_scores
 
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
-
-# For lost connections and locks; what fails again by itself is not tried again (failures.py).
-_RETRY = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def leaderboard_key(view: str) -> dg.AssetKey:
@@ -51,7 +48,7 @@ def _leaderboard(
         deps=deps,
         metadata={"dagster/table_name": f"leaderboard.{view}"},
         pool="postgres_refresh",
-        retry_policy=_RETRY,
+        retry_policy=RETRY,
     )
     def refresh(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
         with dagster_failures(), postgres.connection() as connection:
@@ -62,28 +59,11 @@ def _leaderboard(
                 "dagster/row_count": done.rows,
                 "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
-                "top_10": _table(best),
+                "top_10": shown(best),
             }
         )
 
     return refresh
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
-    """Rows of one query as a table; the type of a column is that of its first known value."""
-    types: dict[str, str] = {}
-    records = []
-    for row in rows:
-        cells = {n: v if isinstance(v, int | float | None) else str(v) for n, v in row.items()}
-        records.append(dg.TableRecord(cells))
-        for name, cell in cells.items():
-            if cell is not None:
-                types.setdefault(name, _COLUMN_TYPES[type(cell)])
-    columns = [dg.TableColumn(name, types.get(name, "string")) for row in rows[:1] for name in row]
-    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
-
-
-_COLUMN_TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
 world_first_contest_leaderboard = _leaderboard(
@@ -123,7 +103,7 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     "the column wfr_score of core.player. Rows are the players above 0.",
     deps=[world_first_contest_leaderboard, PLAYER],
     pool="postgres_refresh",
-    retry_policy=_RETRY,
+    retry_policy=RETRY,
 )
 def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     started = time.monotonic()
@@ -135,7 +115,7 @@ def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.Materiali
             "dagster/row_count": scored,
             "changed_players": changed,
             "seconds": round(time.monotonic() - started, 3),
-            "top_10": _table(best),
+            "top_10": shown(best),
         }
     )
 

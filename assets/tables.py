@@ -1,10 +1,13 @@
-"""How a table that others write is described to Dagster; the tables stand in the group modules."""
+"""How tables are described to Dagster; the tables themselves stand in the group modules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
 OWNERS = ["team:raidhub"]
+
+# For lost connections and locks; what fails again by itself is not tried again (failures.py).
+RETRY = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def table(
@@ -29,3 +32,20 @@ def table(
         deps=deps,
         metadata={"dagster/table_name": name},
     )
+
+
+def shown(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue:
+    """Rows of one query as a table; the type of a column is that of its first known value."""
+    types: dict[str, str] = {}
+    records = []
+    for row in rows:
+        cells = {n: v if isinstance(v, int | float | None) else str(v) for n, v in row.items()}
+        records.append(dg.TableRecord(cells))
+        for name, cell in cells.items():
+            if cell is not None:
+                types.setdefault(name, _COLUMN_TYPES[type(cell)])
+    columns = [dg.TableColumn(name, types.get(name, "string")) for row in rows[:1] for name in row]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+_COLUMN_TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}

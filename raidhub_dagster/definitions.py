@@ -8,16 +8,47 @@ from assets import analytics, core, crawl, definitions, leaderboards
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
-from raidhub_dagster.resources import ClickHouseResource, PostgresResource
+from raidhub_dagster.resources import (
+    BrokerResource,
+    BungieResource,
+    ClickHouseResource,
+    DiscordResource,
+    PostgresResource,
+)
 from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
 from sensors.stream_progress import stream_progress_sensor
+
+ASSET_MODULES = [
+    analytics,
+    core,
+    crawl,
+    definitions,
+    leaderboards,
+]
+CHECKS = [
+    *LEADERBOARD_CHECKS,
+]
+JOBS = [
+    *LEADERBOARD_JOBS,
+]
+SCHEDULES = [
+    *LEADERBOARD_SCHEDULES,
+]
+SENSORS = [
+    stream_progress_sensor,
+]
+RESOURCES = {
+    "postgres": PostgresResource(),
+    "clickhouse": ClickHouseResource(),
+    "bungie": BungieResource(),
+    "broker": BrokerResource(),
+    "discord": DiscordResource(),
+}
 
 
 def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """A fresh Definitions; `resources` replace the usual ones, by name."""
-    loaded = dg.load_assets_from_modules(
-        [analytics, core, crawl, definitions, leaderboards], include_specs=True
-    )
+    loaded = dg.load_assets_from_modules(ASSET_MODULES, include_specs=True)
     hooked = [
         # On the assets, not the jobs: job hooks do not fire for runs that automation starts.
         asset.with_hooks({stop_run_retries}) if isinstance(asset, dg.AssetsDefinition) else asset
@@ -25,15 +56,11 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     ]
     return dg.Definitions(
         assets=hooked,
-        asset_checks=LEADERBOARD_CHECKS,
-        jobs=LEADERBOARD_JOBS,
-        schedules=LEADERBOARD_SCHEDULES,
-        sensors=[stream_progress_sensor],
-        resources={
-            "postgres": PostgresResource(),
-            "clickhouse": ClickHouseResource(),
-            **(resources or {}),
-        },
+        asset_checks=CHECKS,
+        jobs=JOBS,
+        schedules=SCHEDULES,
+        sensors=SENSORS,
+        resources={**RESOURCES, **(resources or {})},
     )
 
 

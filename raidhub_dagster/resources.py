@@ -1,4 +1,4 @@
-"""The stores as Dagster resources: connections that name their run, from settings read at use.
+"""Stores, broker, API and Discord as Dagster resources: each names its run, settings read at use.
 
 No SQL here, and nothing is opened at import or when definitions load. Tests pass `settings`.
 """
@@ -13,13 +13,16 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from pydantic import Field, PrivateAttr
 
+from raidhub_dagster.bungie.client import BungieClient
+from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
+from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, postgres
 
 
-class StoreResource(dg.ConfigurableResource[None]):
-    """What both stores share: where their settings come from and how a run is named to them."""
+class SettingsResource(dg.ConfigurableResource[None]):
+    """What all share: where their settings come from and how a run is named to servers."""
 
     settings: dict[str, Any] = Field(
         default={},
@@ -36,7 +39,7 @@ class StoreResource(dg.ConfigurableResource[None]):
         return Settings(**self.settings) if self.settings else Settings.load()
 
 
-class PostgresResource(StoreResource):
+class PostgresResource(SettingsResource):
     """PostgreSQL, the primary store."""
 
     @contextmanager
@@ -45,8 +48,26 @@ class PostgresResource(StoreResource):
         with postgres.connected(self._load(), self._application) as connection:
             yield connection
 
+    @contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Inside, no other run or shell does `work`. Raises BusyError at once when one does.
 
-class ClickHouseResource(StoreResource):
+        The queue lets runs of one job wait for each other, but `dagster job execute` has no queue.
+        """
+        with postgres.alone(self._load(), self._application, work):
+            yield
+
+    @contextmanager
+    def pool(self, size: int) -> Iterator[postgres.Pool]:
+        """Connections for threads of one step, closed at the end."""
+        pool = postgres.Pool(self._load(), self._application, size=size)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+class ClickHouseResource(SettingsResource):
     """ClickHouse, the analytics store: a server or the embedded engine, both over HTTP."""
 
     @contextmanager
@@ -64,3 +85,37 @@ class ClickHouseResource(StoreResource):
             address = f"{settings.clickhouse_host}:{settings.clickhouse_http_port}"
             reason = str(error).strip()
             raise TransientError(f"ClickHouse at {address} is away: {reason}") from error
+
+
+class BungieResource(SettingsResource):
+    """Bungie's API, through zeus where there is one. Every step that uses it has pool "bungie"."""
+
+    def client(self) -> BungieClient:
+        """A client of one thread; the caller closes it. Raises ConfigurationError without a key."""
+        return BungieClient.from_settings(self._load())
+
+
+class BrokerResource(SettingsResource):
+    """RabbitMQ: publishing with confirms. What the queues carry: docs/domain/queues.md."""
+
+    @contextmanager
+    def publisher(self) -> Iterator[Publisher]:
+        """A publisher, closed at the end; it connects at the first message."""
+        with Publisher(self._load(), self._application) as publisher:
+            yield publisher
+
+    def open_settings(self) -> Settings:
+        """For calls of the domain that open their own connection (messaging.overview, .parking)."""
+        return self._load()
+
+
+class DiscordResource(SettingsResource):
+    """Alerts and summaries to people; without a webhook they are lines of the log."""
+
+    @contextmanager
+    def alerts(self, webhook: str = "atlas") -> Iterator[Alerts]:
+        """A sender to the address in `<WEBHOOK>_WEBHOOK_URL`; its end waits for what was sent."""
+        settings = self._load()
+        address = getattr(settings, f"{webhook}_webhook_url")
+        with Alerts(address, footer="dagster", role_id=settings.alerts_role_id) as alerts:
+            yield alerts

@@ -1,7 +1,7 @@
-"""When leaderboards are refreshed, in UTC; times and reasons: docs/domain/leaderboards.md.
+"""When work that has a clock is done, in UTC; times and reasons: docs/dagster.md.
 
-A tick whose job still runs is skipped: a second refresh of the same view would only wait for the
-first one and then repeat it.
+A tick whose job still runs is skipped: a second run would only wait for the first one and then
+repeat it.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,9 @@ def request_unless_running(context: dg.ScheduleEvaluationContext, job_name: str)
     return dg.RunRequest()
 
 
-def _schedule(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
+def schedule_for(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    """A running schedule of job `<area>_job`, called `<area>_schedule`."""
+
     def request(context: dg.ScheduleEvaluationContext) -> Request:
         return request_unless_running(context, job_name)
 
@@ -69,21 +71,23 @@ def follow_custom_race(context: dg.ScheduleEvaluationContext) -> Request:
 
 
 LEADERBOARD_SCHEDULES = [
-    _schedule(leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."),
-    _schedule(
+    schedule_for(
+        leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."
+    ),
+    schedule_for(
         leaderboards.leaderboards_global_job.name, "5 10 * * *", "Global ranks, daily at 10:05."
     ),
-    _schedule(
+    schedule_for(
         leaderboards.leaderboards_world_first_job.name,
         "0 17 * * *",
         "World-first races and the scores from them, daily at the reset, 17:00.",
     ),
-    _schedule(
+    schedule_for(
         leaderboards.leaderboards_version_job.name,
         "0 19 * * *",
         "Boards by activity version and the custom race, daily at 19:00.",
     ),
-    _schedule(
+    schedule_for(
         leaderboards.leaderboards_clan_job.name, "0 12 * * 1", "Clan ranks, Mondays at 12:00."
     ),
     dg.schedule(

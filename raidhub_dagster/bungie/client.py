@@ -27,6 +27,7 @@ from raidhub_dagster.bungie.protocol import (
     transport_failure,
 )
 from raidhub_dagster.errors import MaintenanceError, PermanentError, TransientError
+from raidhub_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,15 @@ class BungieClient:
             sleep=sleep,
             reraise=True,
         )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, attempts: int = ATTEMPTS) -> Self:
+        """A client of the API that `settings` name: zeus, or Bungie itself without it.
+
+        Raises ConfigurationError without a key.
+        """
+        endpoints = Endpoints(settings.www_base, settings.pgcr_base)
+        return cls(endpoints, settings.api_key, settings.bungie_user_agent, attempts=attempts)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own
 from psycopg2.extras import RealDictCursor
 
 from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.storage.claims import Problem, find_broken
 from raidhub_dagster.storage.postgres import Rng, in_transaction
 from raidhub_dagster.storage.queries import load
 
@@ -96,15 +97,6 @@ class Refreshed:
     rows: int
     seconds: float
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A claim that a board breaks: by how many rows, with up to five of their ids."""
-
-    claim: str
-    rows: int
-    examples: tuple[int, ...]
 
 
 def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
@@ -215,24 +207,13 @@ def _gaps(cursor: Cursor, view: str) -> Iterator[Problem]:
             key=keys[0] if keys else sql.Literal(0),
             partition=sql.SQL(", ").join(keys),
         )
-        yield from _broken(cursor, statement, f"{column} is not 1..N")
+        yield from find_broken(cursor, statement, f"{column} is not 1..N")
 
 
 def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[Problem]:
     for query, claim in _ELIGIBILITY[view]:
         statement = sql.SQL(_SQL[query]).format(view=sql.Identifier("leaderboard", view))
-        yield from _broken(cursor, statement, claim, {"since": since})
-
-
-def _broken(
-    cursor: Cursor,
-    statement: sql.Composed,
-    claim: str,
-    parameters: Mapping[str, datetime | None] | None = None,
-) -> Iterator[Problem]:
-    cursor.execute(statement, parameters)
-    if found := cursor.fetchall():
-        yield Problem(claim, found[0][1], tuple(id_ for id_, _ in found))
+        yield from find_broken(cursor, statement, claim, {"since": since})
 
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:

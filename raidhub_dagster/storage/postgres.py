@@ -14,10 +14,13 @@ from typing import Protocol, TypeVar
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.errors import UnavailableError
+from raidhub_dagster.errors import PermanentError, UnavailableError
 from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.queries import load
 
 log = logging.getLogger(__name__)
+
+_SQL = load("postgres", "locks")
 
 Result = TypeVar("Result")
 
@@ -62,6 +65,28 @@ def connected(settings: Settings, application_name: str) -> Iterator[Connection]
         yield connection
     finally:
         connection.close()
+
+
+class BusyError(PermanentError):
+    """Somebody else does the same piece of work; waiting for them would only repeat it."""
+
+
+@contextmanager
+def alone(settings: Settings, application_name: str, work: str) -> Iterator[None]:
+    """Inside, nobody else does `work`, on whatever machine; its end, or a crash, frees it.
+
+    The lock has a connection of its own, so that what the block does on others, rolling back
+    included, cannot lose it. Raises BusyError at once when it is taken.
+    """
+    with connected(settings, application_name) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(_SQL["try_lock_work"], {"name": work})
+            (taken,) = cursor.fetchone() or (False,)
+            if not taken:
+                raise BusyError(f"{work} runs already", {"work": work})
+            yield
+            cursor.execute(_SQL["unlock_work"], {"name": work})
 
 
 class Pool:

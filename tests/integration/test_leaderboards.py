@@ -14,11 +14,11 @@ from psycopg2.extras import Json
 
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.claims import Problem
 from raidhub_dagster.storage.leaderboards import (
     POSITIONS,
     VIEWS,
     WFR_SCORE,
-    Problem,
     check_positions,
     check_wfr_score,
     refresh_view,

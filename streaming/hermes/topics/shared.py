@@ -13,7 +13,6 @@ from typing import ClassVar, Self
 
 from raidhub_dagster.bungie.client import BungieClient, RefusedError
 from raidhub_dagster.bungie.codes import CodeClass
-from raidhub_dagster.bungie.protocol import Endpoints
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import ConfigurationError, TransientError, UnavailableError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -85,11 +84,9 @@ LEASES = _Leases()
 def open_client(settings: Settings) -> BungieClient:
     """A client of one thread. Raises UnavailableError without a key: no message is to blame."""
     try:
-        key = settings.api_key
+        return BungieClient.from_settings(settings, attempts=_ATTEMPTS)
     except ConfigurationError as error:
         raise UnavailableError(str(error)) from None
-    endpoints = Endpoints(settings.www_base, settings.pgcr_base)
-    return BungieClient(endpoints, key, settings.bungie_user_agent, attempts=_ATTEMPTS)
 
 
 class ApiHandler(ABC):

@@ -1,0 +1,63 @@
+"""How a claim about a table becomes an asset check; which claims hold, the area modules say."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+
+from raidhub_dagster.failures import dagster_failures
+from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.claims import Problem
+
+# A connection, and the start of the run: what changed since may be unknown to the refresh.
+Find = Callable[[Connection, datetime], Sequence[Problem]]
+
+
+def claim(
+    key: dg.AssetKey, name: str, description: str, find: Find, *, blocking: bool = True
+) -> dg.AssetChecksDefinition:
+    """The check `<table>_<name>` of asset `key`: it passes when `find` finds no problem.
+
+    A check that could not look raises: unknown is not failed.
+    """
+
+    @dg.asset_check(
+        asset=key, name=f"{key.path[-1]}_{name}", description=description, blocking=blocking
+    )
+    def holds(
+        context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+    ) -> dg.AssetCheckResult:
+        record = context.instance.get_run_record_by_id(context.run.run_id)
+        started = record.start_time if record is not None else None
+        since = datetime.now(UTC) if started is None else datetime.fromtimestamp(started, UTC)
+        with dagster_failures(), postgres.connection() as connection:
+            return judged(find(connection, since))
+
+    return holds
+
+
+def judged(problems: Sequence[Problem]) -> dg.AssetCheckResult:
+    """Passed without problems; each of them is a row of the metadata."""
+    told = [
+        dg.TableRecord({"claim": p.claim, "rows": p.rows, "examples": str(p.examples)})
+        for p in problems
+    ]
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description="; ".join(p.claim for p in problems) or None,
+        metadata={
+            "broken_rows": sum(p.rows for p in problems),
+            "at_most": 0,
+            "problems": dg.MetadataValue.table(told, schema=_PROBLEMS),
+        },
+    )
+
+
+_PROBLEMS = dg.TableSchema(
+    [
+        dg.TableColumn("claim", "string", description="What should hold and does not."),
+        dg.TableColumn("rows", "int", description="Rows that break it."),
+        dg.TableColumn("examples", "string", description="Up to five of their ids."),
+    ]
+)
