@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, core, crawl, definitions, leaderboards, manifest
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
 from raidhub_dagster.resources import (
     BrokerResource,
     BungieResource,
@@ -15,7 +17,8 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES
+from sensors.manifest_version import manifest_version_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
@@ -24,17 +27,22 @@ ASSET_MODULES = [
     crawl,
     definitions,
     leaderboards,
+    manifest,
 ]
 CHECKS = [
     *LEADERBOARD_CHECKS,
+    *MANIFEST_CHECKS,
 ]
 JOBS = [
     *LEADERBOARD_JOBS,
+    *MANIFEST_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
+    *MANIFEST_SCHEDULES,
 ]
 SENSORS = [
+    manifest_version_sensor,
     stream_progress_sensor,
 ]
 RESOURCES = {

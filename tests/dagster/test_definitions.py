@@ -55,9 +55,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     assert {group: sorted(keys) for group, keys in groups.items()} == {
         "definitions": [
             "postgres/activity_definition",
-            "postgres/activity_feat_definition",
             "postgres/activity_version",
-            "postgres/class_definition",
             "postgres/season",
             "postgres/version_definition",
         ],
@@ -79,14 +77,35 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "postgres/outbox",
         ],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
+        "manifest": [
+            "bungie/manifest_database",
+            "bungie/manifest_version",
+            "bungie/unknown_raid_hashes",
+            "clickhouse/activity",
+            "clickhouse/activity_version",
+            "clickhouse/version",
+            "clickhouse/weapon_definition",
+            "postgres/activity_feat_definitions",
+            "postgres/class_definitions",
+            "postgres/weapon_definitions",
+        ],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
-    assert jobs == {"leaderboards_job", *(f"leaderboards_{area}_job" for area in areas)}
-    assert {schedule.name for schedule in repository.schedule_defs} == {
-        f"leaderboards_{area}_schedule" for area in areas
+    assert jobs == {
+        "leaderboards_job",
+        *(f"leaderboards_{area}_job" for area in areas),
+        "manifest_job",
+        "manifest_lookups_job",
     }
-    assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        *(f"leaderboards_{area}_schedule" for area in areas),
+        "manifest_lookups_schedule",
+    }
+    assert sorted(sensor.name for sensor in repository.sensor_defs) == [
+        "manifest_version_sensor",
+        "stream_progress_sensor",
+    ]
 
 
 def test_everything_is_explained_and_owned() -> None:
