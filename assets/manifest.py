@@ -144,7 +144,7 @@ def _definitions(
     return load
 
 
-def _told(loaded: Loaded) -> dict[str, object]:
+def _told(loaded: Loaded) -> dict[str, str | int | float | dg.TableMetadataValue]:
     """What a load did, and what a person has to look at."""
     found = loaded.found
     unknown = sorted(found.unknown.items(), key=lambda item: -len(item[1]))

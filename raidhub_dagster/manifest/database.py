@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage.queries import load
@@ -50,7 +51,7 @@ class Database:
         for id_, json in self._rows(_SELECT[table]):
             yield id_ & 0xFFFFFFFF, json if isinstance(json, bytes) else b""
 
-    def _rows(self, statement: str) -> Iterator[tuple[object, ...]]:
+    def _rows(self, statement: str) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._connection.execute(statement)
         except sqlite3.Error as error:

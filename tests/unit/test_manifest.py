@@ -319,7 +319,7 @@ def test_collections_that_are_missing_are_told() -> None:
 
 def test_raids_are_told_by_their_type() -> None:
     """Several raids lack the mode, and a dungeon must not be taken for one."""
-    activities = [
+    activities: list[dict[str, Any]] = [
         {"hash": 9, "activityTypeHash": RAID, "displayProperties": {"name": "New"}},
         {"hash": 8, "activityTypeHash": 608898761, "displayProperties": {"name": "Dungeon"}},
         {"hash": 7, "activityTypeHash": RAID},
