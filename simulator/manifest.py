@@ -25,6 +25,7 @@ _FIRST, _SECOND = (
 
 # What Bungie does now and then; each is off until `/sim/manifest` switches it on.
 TRUNCATED = "truncated"  # half of the zip, with a length that fits
+HALF_AT_EDGE = "half_at_edge"  # the same, but only by the address without a query
 PAGE = "page"  # a page of the edge with HTTP 200
 CORRUPT = "corrupt"  # a sound zip of a damaged database
 MISSING_TABLE = "missing_table"
@@ -34,7 +35,7 @@ BAD_RECORDS = "bad_records"  # among good ones
 ALL_REDACTED = "all_redacted"  # of every weapon only the hash is left
 NEW_RAID = "new_raid"  # an activity that no report's definition knows
 FLAWS = (
-    *(TRUNCATED, PAGE, CORRUPT, MISSING_TABLE, SHRUNK),
+    *(TRUNCATED, HALF_AT_EDGE, PAGE, CORRUPT, MISSING_TABLE, SHRUNK),
     *(NEW_VALUES, BAD_RECORDS, ALL_REDACTED, NEW_RAID),
 )
 

@@ -280,6 +280,20 @@ def test_a_file_that_is_not_there_yet_is_asked_for_by_other_addresses(athena: At
     assert athena.bring().zip_bytes > 0
 
 
+def test_half_a_file_that_the_edge_remembers_is_asked_for_past_it(athena: Athena) -> None:
+    athena.publish(flaws=["half_at_edge"])
+    athena.choose()
+    assert athena.bring().zip_bytes > 0
+
+
+def test_servers_that_disagree_give_one_version_or_the_other(athena: Athena) -> None:
+    """While a version rolls out the answers alternate; both files are there."""
+    athena.publish(unsettled=True)
+    seen = {(athena.choose().name, athena.bring().version.name) for _ in range(4)}
+    assert len(seen) == 2
+    assert all(chosen == brought for chosen, brought in seen)
+
+
 @pytest.mark.parametrize(
     ("flaw", "error", "said"),
     [
