@@ -4,11 +4,14 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, archives, core, crawl, definitions, leaderboards
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
@@ -16,10 +19,12 @@ from raidhub_dagster.resources import (
     PostgresResource,
 )
 from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from sensors.archive_partitions import archive_partitions_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
     core,
     crawl,
     definitions,
@@ -27,19 +32,23 @@ ASSET_MODULES = [
 ]
 CHECKS = [
     *LEADERBOARD_CHECKS,
+    *ARCHIVE_CHECKS,
 ]
 JOBS = [
     *LEADERBOARD_JOBS,
+    *ARCHIVE_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
 ]
 SENSORS = [
     stream_progress_sensor,
+    archive_partitions_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

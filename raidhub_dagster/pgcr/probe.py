@@ -48,6 +48,8 @@ class _Report(msgspec.Struct, rename="camel", frozen=True, gc=False):
 
 
 _REPORTS = msgspec.json.Decoder(_Report)
+_DETAILS = msgspec.json.Decoder(_Details)
+_DETAILS_KEY = b'"activityDetails":'
 
 
 def probe(body: bytes, tracked_hashes: Container[int]) -> Probe | Rejection:
@@ -59,13 +61,29 @@ def probe(body: bytes, tracked_hashes: Container[int]) -> Probe | Rejection:
         report = _REPORTS.decode(body)
     except Undecodable:
         return probe_tolerantly(body, tracked_hashes)
-    details = report.activity_details
     return Probe(
-        details.mode == RAID_MODE
-        or RAID_MODE in details.modes
-        or details.director_activity_hash in tracked_hashes,
+        _is_tracked(report.activity_details, tracked_hashes),
         _end(report.period, [_seconds(e.values.activity_duration_seconds) for e in report.entries]),
     )
+
+
+def is_surely_untracked(body: bytes, tracked_hashes: Container[int]) -> bool:
+    """True when `body`, a report in whatever wrapper, is certainly not one to keep.
+
+    Decodes the 300 bytes of activityDetails alone (2 us instead of 20 for a usual line of an
+    archive); whatever looks unusual is False, and `probe` decides. The bytes of the key cannot
+    stand inside a text: there its quotes would be escaped.
+    """
+    start = body.find(_DETAILS_KEY)
+    end = body.find(b"}", start)
+    if start < 0 or end < 0:
+        return False
+    try:
+        # An object or a text with a brace inside is cut short here, and so refused.
+        details = _DETAILS.decode(memoryview(body)[start + len(_DETAILS_KEY) : end + 1])
+    except Undecodable:
+        return False
+    return not _is_tracked(details, tracked_hashes) and body.find(_DETAILS_KEY, end) < 0
 
 
 def probe_tolerantly(body: bytes, tracked_hashes: Container[int]) -> Probe | Rejection:
@@ -85,6 +103,14 @@ def probe_tolerantly(body: bytes, tracked_hashes: Container[int]) -> Probe | Rej
         or any(integer(mode) == RAID_MODE for mode in (modes if isinstance(modes, list) else []))
         or integer(details.get("directorActivityHash")) in tracked_hashes,
         _end(period if isinstance(period, str) else "", durations),
+    )
+
+
+def _is_tracked(details: _Details, tracked_hashes: Container[int]) -> bool:
+    return (
+        details.mode == RAID_MODE
+        or RAID_MODE in details.modes
+        or details.director_activity_hash in tracked_hashes
     )
 
 
