@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -131,28 +131,31 @@ class _Import:
         )
 
     def run(self, tell: Callable[[Told], None]) -> None:
-        limits = self._limits
         saved = told = self._started
-        lines = read_lines(
-            self._archive.stream, after=self._done.place, max_line_bytes=limits.max_line_bytes
-        )
+        for line in self._lines():
+            self._add(line)
+            at = self._clock()
+            if self._is_full() or at - saved >= self._limits.save_every_s:
+                self._commit()
+                saved = self._clock()
+            if at - told >= self._limits.tell_every_s:
+                told = at
+                tell(self.told())
+        self._commit(is_done=True)
+
+    def _lines(self) -> Iterator[Line]:
         try:
-            for line in lines:
-                self._add(line)
-                at = self._clock()
-                if self._is_full() or at - saved >= limits.save_every_s:
-                    self._commit()
-                    saved = self._clock()
-                if at - told >= limits.tell_every_s:
-                    told = at
-                    tell(self.told())
+            yield from read_lines(
+                self._archive.stream,
+                after=self._done.place,
+                max_line_bytes=self._limits.max_line_bytes,
+            )
         except PermanentError as error:
             self._commit()
-            line = self._done.place.line
+            last = self._done.place.line
             raise PermanentError(
-                f"{self._name}: behind line {line}: {error}", {**error.facts, "line": line}
+                f"{self._name}: behind line {last}: {error}", {**error.facts, "line": last}
             ) from error
-        self._commit(is_done=True)
 
     def _clear(self, place: Place) -> None:
         self._place = place

@@ -1,5 +1,7 @@
 """Imports of archives, reprocessing of kept reports, and the repair of skulls from them."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -71,7 +73,7 @@ def update_skull_hashes(
     )
 
 
-ARCHIVE_JOBS = [
+ARCHIVE_JOBS: list[Any] = [
     archives_job,
     reprocessing_job,
     repair_job(update_skull_hashes),

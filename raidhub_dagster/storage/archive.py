@@ -99,7 +99,7 @@ def read_lines(
     What stands before has to be decoded all the same, at about 1 GB/s. Raises TruncatedError, and
     PermanentError for what is no zstd or ends before `after`.
     """
-    reader = io.BufferedReader(_Plain(packed), _CHUNK_BYTES)
+    reader: BinaryIO = io.BufferedReader(_Plain(packed), _CHUNK_BYTES)
     _skip(reader, after.offset_bytes)
     number, offset = after
     while line := reader.readline(max_line_bytes + 1):
@@ -178,7 +178,7 @@ class _Plain(io.RawIOBase):
         return plain
 
 
-def _skip(reader: io.BufferedReader, size: int) -> None:
+def _skip(reader: BinaryIO, size: int) -> None:
     while size:
         read = len(reader.read(min(size, _CHUNK_BYTES)))
         if not read:

@@ -160,8 +160,8 @@ def _columns(
 
 
 def _presence(what: str, old: object, new: object, where: str) -> Difference:
-    told = [_ABSENT if side is None else _PRESENT for side in (old, new)]
-    return Difference(what, *told, where)
+    before, after = (_ABSENT if side is None else _PRESENT for side in (old, new))
+    return Difference(what, before, after, where)
 
 
 def _paired(

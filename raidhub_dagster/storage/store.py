@@ -97,8 +97,8 @@ class Store:
         Either everything of the batch is stored or nothing, with what `note` writes. A second
         delivery changes nothing; of several versions of a report the better one counts, whichever
         comes first. With `anew` the kept version, coming again, has its rows written again: the
-        parser may have learned. Raises psycopg2.Error: when the connection stands, one report is to blame and the caller finds it
-        by storing each alone.
+        parser may have learned. Raises psycopg2.Error: when the connection stands, one report is
+        to blame and the caller finds it by storing each alone.
         """
         if not reports:
             return []
