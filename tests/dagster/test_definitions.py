@@ -78,15 +78,25 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
-    assert jobs == {"leaderboards_job", *(f"leaderboards_{area}_job" for area in areas)}
+    assert jobs == {
+        "archives_job",
+        "reprocessing_job",
+        "update_skull_hashes",
+        "leaderboards_job",
+        *(f"leaderboards_{area}_job" for area in areas),
+    }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         f"leaderboards_{area}_schedule" for area in areas
     }
-    assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
+        "stream_progress_sensor",
+    }
 
 
 def test_everything_is_explained_and_owned() -> None:
