@@ -11,12 +11,13 @@ import msgspec
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.wire import (
     MAX_COUNT,
-    Stat,
     Undecodable,
+    Value,
     decode_plain,
     integer,
     number,
     read_period,
+    value_of,
 )
 
 RAID_MODE = 4
@@ -34,7 +35,7 @@ class _Details(msgspec.Struct, rename="camel", frozen=True, gc=False):
 
 
 class _Values(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    activity_duration_seconds: Stat | float = 0.0
+    activity_duration_seconds: Value = 0.0
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +64,7 @@ def probe(body: bytes, tracked_hashes: Container[int]) -> Probe | Rejection:
         return probe_tolerantly(body, tracked_hashes)
     return Probe(
         _is_tracked(report.activity_details, tracked_hashes),
-        _end(report.period, [_seconds(e.values.activity_duration_seconds) for e in report.entries]),
+        _end(report.period, [value_of(e.values.activity_duration_seconds) for e in report.entries]),
     )
 
 
@@ -112,10 +113,6 @@ def _is_tracked(details: _Details, tracked_hashes: Container[int]) -> bool:
         or RAID_MODE in details.modes
         or details.director_activity_hash in tracked_hashes
     )
-
-
-def _seconds(value: Stat | float) -> float:
-    return value if isinstance(value, float) else value.basic.value
 
 
 def _end(period: str, durations: list[float]) -> datetime | None:

@@ -61,14 +61,12 @@ def write_file(folder: Path, number: int, raids_of_100: int) -> tuple[str, int]:
 
 
 def _lines(first: int, raids_of_100: int) -> Iterator[bytes]:
-    strikes = [_template(count, mode=18, weapons=3) for count in _PARTIES]
+    strikes = [(_template(count, mode=18, weapons=3), count) for count in _PARTIES]
     raid = _template(6, mode=4, weapons=8)
     for number in range(LINES):
         rng = Random(first + number)
         is_raid = number % 100 < raids_of_100
-        text, count = (
-            (raid, 6) if is_raid else rng.choice(list(zip(strikes, _PARTIES, strict=True)))
-        )
+        text, count = (raid, 6) if is_raid else rng.choice(strikes)
         for player in range(1, count + 1):
             text = text.replace(_MARK % player, f"46116860190{rng.randrange(PLAYERS):08}")
         text = text.replace("16000000001", str(first + number))
