@@ -14,6 +14,7 @@ from assets.archives import (
     REPROCESSED_PGCR_KEY,
 )
 from raidhub_dagster.definitions import build_defs
+from raidhub_dagster.failures import RETRY_RUN_TAG
 from raidhub_dagster.resources import ArchiveResource, PostgresResource
 from sensors.archive_partitions import archive_partitions_sensor
 from tests.dagster.conftest import World
@@ -127,10 +128,10 @@ def test_a_bad_file_fails_at_once_with_the_reason(
     done, _ = load(defs, instance)
     assert not done.success
     (failure,) = done.get_step_failure_events()
-    data = failure.step_failure_data
-    assert data.user_failure_data is not None
-    assert data.user_failure_data.allow_retries is False
-    assert re.search(message, str(data.error))
+    assert re.search(message, str(failure.step_failure_data.error))
+    run_record = instance.get_run_by_id(done.run_id)
+    assert run_record is not None
+    assert run_record.tags[RETRY_RUN_TAG] == "false"
 
 
 def test_a_setting_that_is_missing_is_named(
@@ -227,7 +228,8 @@ def test_reprocessing_previews_and_repairs_its_block(
 
 def test_the_repair_of_skulls_runs_from_a_shell(postgres: dict[str, Any], tmp_path: Path) -> None:
     """The example file is what people copy: it must be accepted, and preview."""
-    done = run_job("update_skull_hashes", dagster_environment(postgres, tmp_path / "home"), CONFIG)
+    environment = dagster_environment(postgres, tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
+    done = run_job("update_skull_hashes", environment, CONFIG)
     assert done.returncode == 0, done.stderr
     told = done.stderr + done.stdout
     assert "Skulls of hash 1044919065, ids 1 to 16377060019 (preview" in told
