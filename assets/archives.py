@@ -39,6 +39,10 @@ class ArchiveConfig(dg.Config):
         description="So many lines of a file may be unusable; with more the run fails, because "
         "it is no archive or our parser is wrong. Nothing is lost: the next run goes on.",
     )
+    tell_every_s: float = Field(
+        default=Limits().tell_every_s,
+        description="Seconds between two lines in the log, and two observations, of the progress.",
+    )
 
 
 @dg.asset(
@@ -85,7 +89,7 @@ def pgcr_archive(
             archives.source(),
             name,
             again=config.again,
-            limits=Limits(max_refused=config.max_refused),
+            limits=Limits(max_refused=config.max_refused, tell_every_s=config.tell_every_s),
             tell=tell,
         )
         refused = first_refusals(connection, name)

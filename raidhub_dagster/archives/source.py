@@ -179,7 +179,8 @@ class Download(io.RawIOBase):
         """Some bytes; 0 at the end of the file only."""
         while self.size is None or self._position < self.size:
             try:
-                found: bytes = self._connect().raw.read(len(target))
+                # What has come, not all that was asked for: a slow server must not hold lines back.
+                found: bytes = self._connect().raw.read1(len(target))
             except (requests.RequestException, HTTPError, OSError) as error:
                 self._fail(error)
                 continue

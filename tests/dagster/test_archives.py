@@ -92,6 +92,21 @@ def test_a_partition_is_a_file(
     assert (refused.data["line"], refused.data["reason"]) == (61, "unreadable")
 
 
+def test_a_run_of_hours_is_observed_while_it_lasts(
+    defs: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    """Without it nobody can tell an import from a hanging one before it ends."""
+    load(defs, instance, tell_every_s=0.0)
+    filters = dg.AssetRecordsFilter(asset_key=PGCR_ARCHIVE_KEY, asset_partitions=[NAME])
+    records = instance.fetch_observations(filters, limit=1000).records
+    assert len(records) == len(LINES)
+    newest = records[0].asset_observation
+    assert newest is not None
+    told = {name: value.value for name, value in newest.metadata.items()}
+    assert told["share"] == 1.0
+    assert {"lines", "lines_per_second", "seconds"} <= set(told)
+
+
 def test_a_second_run_reads_nothing_unless_told_to(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:

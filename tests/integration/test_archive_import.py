@@ -34,7 +34,7 @@ from tests.support.archives import (
     write_archive,
 )
 from tests.support.database import Database
-from tests.support.reports import archived, encode, make_entry, make_report
+from tests.support.reports import archived, encode, make_entry, make_report, stat
 from tests.support.worlds import Tables
 
 RAIDS = 120
@@ -118,7 +118,7 @@ def test_a_killed_import_goes_on_where_it_was(
     tables = quiet_run(database, tmp_path, LINES)
     body = pack_lines(LINES)
     server.files = {FILE: body}
-    server.stall_after = len(body) * 2 // 3
+    server.stall_after = len(body) * 9 // 10
     settings = database.settings
     environment = os.environ | {
         "POSTGRES_HOST": settings.postgres_host,
@@ -262,6 +262,28 @@ def test_bad_lines_are_kept_and_the_crawl_asks_for_their_ids(
     # Read again, the file has the same ones, once.
     load(database, tmp_path, again=True, limits=Limits(max_line_bytes=50_000))
     assert database.rows("SELECT count(*) FROM streaming.archive_refusal") == [(5,)]
+
+
+def test_a_line_of_tens_of_megabytes_is_a_raid_like_others(
+    database: Database, tmp_path: Path
+) -> None:
+    """Checkpoint bots: people join for a minute, for days, and each time is an entry."""
+    entries = [make_entry(n, time=60) for n in range(1, 51)]
+    report = make_report(instance_id=FIRST + 7, players=entries)
+    entries[0]["values"]["playerCount"] = stat(-1)
+    line = archived(report)
+    head, _, rest = line.partition(b'"entries":[')
+    listed, _, tail = rest.rpartition(b'],"teams"')
+    huge = head + b'"entries":[' + b",".join([listed] * 400) + b'],"teams"' + tail
+    assert len(huge) > 20_000_000
+    write_archive(tmp_path, [LINES[0], huge, LINES[3]])
+    done = load(database, tmp_path)
+    assert done.progress.counts == {"stored": 3}
+    assert database.rows(
+        "SELECT max(kills), count(*) FROM extended.instance_character WHERE instance_id = %s",
+        FIRST + 7,
+    ) == [(4000, 50)]
+    assert_sound(database)
 
 
 def test_a_raid_that_the_database_refuses_costs_itself_only(

@@ -129,7 +129,7 @@ def serving() -> Iterator[ArchiveServer]:
 
     server = Server((HOST, 0), Handler)
     state = ArchiveServer(f"http://{HOST}:{server.server_port}/archives/")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield state
