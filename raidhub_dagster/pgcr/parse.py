@@ -242,7 +242,8 @@ def _first_hash(hashes: list[int]) -> int | None:
 
 def _count(stat: Value) -> int:
     """Toward zero, within what a 32-bit column holds."""
-    value = value_of(stat)
+    # `value_of`, without the call: 250 of them would cost a raid 8 us.
+    value = stat if isinstance(stat, float) else stat.basic.value
     if value <= 0:
         return 0
     return int(value) if value < MAX_COUNT else MAX_COUNT
