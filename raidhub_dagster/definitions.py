@@ -1,16 +1,20 @@
 """The code location: the only place where Dagster objects are put together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards, manifest
+from assets import analytics, archives, core, crawl, definitions, leaderboards, manifest
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
@@ -18,11 +22,13 @@ from raidhub_dagster.resources import (
     PostgresResource,
 )
 from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES
+from sensors.archive_partitions import archive_partitions_sensor
 from sensors.manifest_version import manifest_version_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
     core,
     crawl,
     definitions,
@@ -32,10 +38,12 @@ ASSET_MODULES = [
 CHECKS = [
     *LEADERBOARD_CHECKS,
     *MANIFEST_CHECKS,
+    *ARCHIVE_CHECKS,
 ]
-JOBS = [
+JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *LEADERBOARD_JOBS,
     *MANIFEST_JOBS,
+    *ARCHIVE_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
@@ -44,10 +52,12 @@ SCHEDULES = [
 SENSORS = [
     manifest_version_sensor,
     stream_progress_sensor,
+    archive_partitions_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

@@ -76,6 +76,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
         "manifest": [
             "bungie/manifest_database",
@@ -93,6 +94,9 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
+        "archives_job",
+        "reprocessing_job",
+        "update_skull_hashes",
         "leaderboards_job",
         *(f"leaderboards_{area}_job" for area in areas),
         "manifest_job",
@@ -102,10 +106,11 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         *(f"leaderboards_{area}_schedule" for area in areas),
         "manifest_lookups_schedule",
     }
-    assert sorted(sensor.name for sensor in repository.sensor_defs) == [
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
         "manifest_version_sensor",
         "stream_progress_sensor",
-    ]
+    }
 
 
 def test_everything_is_explained_and_owned() -> None:
