@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, core, crawl, definitions, leaderboards, recovery
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.resources import (
     BrokerResource,
     BungieResource,
@@ -15,7 +17,8 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, RECOVERY_SCHEDULES
+from sensors.missed_backlog import missed_backlog_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
@@ -24,18 +27,23 @@ ASSET_MODULES = [
     crawl,
     definitions,
     leaderboards,
+    recovery,
 ]
 CHECKS = [
     *LEADERBOARD_CHECKS,
+    *RECOVERY_CHECKS,
 ]
 JOBS = [
     *LEADERBOARD_JOBS,
+    *RECOVERY_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
+    *RECOVERY_SCHEDULES,
 ]
 SENSORS = [
     stream_progress_sensor,
+    missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),

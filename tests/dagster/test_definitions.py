@@ -79,14 +79,28 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "postgres/outbox",
         ],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
+        "recovery": ["postgres/missed_pgcrs", "postgres/pgcr_gaps"],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
-    assert jobs == {"leaderboards_job", *(f"leaderboards_{area}_job" for area in areas)}
-    assert {schedule.name for schedule in repository.schedule_defs} == {
-        f"leaderboards_{area}_schedule" for area in areas
+    assert jobs == {
+        "leaderboards_job",
+        *(f"leaderboards_{area}_job" for area in areas),
+        "recovery_missed_job",
+        "recovery_gaps_job",
+        "process_single_pgcr",
+        "fix_malformed_pgcrs",
+        "flag_restricted_pgcrs",
     }
-    assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        *(f"leaderboards_{area}_schedule" for area in areas),
+        "recovery_missed_schedule",
+        "recovery_gaps_schedule",
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "stream_progress_sensor",
+        "missed_backlog_sensor",
+    }
 
 
 def test_everything_is_explained_and_owned() -> None:
