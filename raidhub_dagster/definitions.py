@@ -1,16 +1,20 @@
 """The code location: the only place where Dagster objects are put together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards, recovery
+from assets import analytics, archives, core, crawl, definitions, leaderboards, recovery
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
@@ -18,11 +22,13 @@ from raidhub_dagster.resources import (
     PostgresResource,
 )
 from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, RECOVERY_SCHEDULES
+from sensors.archive_partitions import archive_partitions_sensor
 from sensors.missed_backlog import missed_backlog_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
     core,
     crawl,
     definitions,
@@ -31,10 +37,12 @@ ASSET_MODULES = [
 ]
 CHECKS = [
     *LEADERBOARD_CHECKS,
+    *ARCHIVE_CHECKS,
     *RECOVERY_CHECKS,
 ]
-JOBS = [
+JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *LEADERBOARD_JOBS,
+    *ARCHIVE_JOBS,
     *RECOVERY_JOBS,
 ]
 SCHEDULES = [
@@ -43,11 +51,13 @@ SCHEDULES = [
 ]
 SENSORS = [
     stream_progress_sensor,
+    archive_partitions_sensor,
     missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

@@ -78,12 +78,16 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
         "recovery": ["postgres/missed_pgcrs", "postgres/pgcr_gaps"],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
+        "archives_job",
+        "reprocessing_job",
+        "update_skull_hashes",
         "leaderboards_job",
         *(f"leaderboards_{area}_job" for area in areas),
         "recovery_missed_job",
@@ -98,6 +102,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "recovery_gaps_schedule",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
         "stream_progress_sensor",
         "missed_backlog_sensor",
     }
