@@ -5,14 +5,16 @@ from typing import Any
 
 import dagster as dg
 
-from assets import analytics, archives, core, crawl, definitions, leaderboards, manifest
+from assets import analytics, archives, core, crawl, definitions, leaderboards, manifest, recovery
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
+from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
+from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.resources import (
     ArchiveResource,
     BrokerResource,
@@ -21,9 +23,10 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES, RECOVERY_SCHEDULES
 from sensors.archive_partitions import archive_partitions_sensor
 from sensors.manifest_version import manifest_version_sensor
+from sensors.missed_backlog import missed_backlog_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
@@ -34,25 +37,30 @@ ASSET_MODULES = [
     definitions,
     leaderboards,
     manifest,
+    recovery,
 ]
 CHECKS = [
     *LEADERBOARD_CHECKS,
     *MANIFEST_CHECKS,
     *ARCHIVE_CHECKS,
+    *RECOVERY_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *LEADERBOARD_JOBS,
     *MANIFEST_JOBS,
     *ARCHIVE_JOBS,
+    *RECOVERY_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
+    *RECOVERY_SCHEDULES,
 ]
 SENSORS = [
     manifest_version_sensor,
     stream_progress_sensor,
     archive_partitions_sensor,
+    missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),

@@ -37,6 +37,10 @@ class SettingsResource(dg.ConfigurableResource[None]):
         if context.run:
             self._application = f"dagster {context.run.run_id}"
 
+    def open_settings(self) -> Settings:
+        """For calls of the domain that take a setting or open their own connection."""
+        return self._load()
+
     def _load(self) -> Settings:
         return Settings(**self.settings) if self.settings else Settings.load()
 
@@ -122,10 +126,6 @@ class BrokerResource(SettingsResource):
         """A publisher, closed at the end; it connects at the first message."""
         with Publisher(self._load(), self._application) as publisher:
             yield publisher
-
-    def open_settings(self) -> Settings:
-        """For calls of the domain that open their own connection (messaging.overview, .parking)."""
-        return self._load()
 
 
 class DiscordResource(SettingsResource):

@@ -8,20 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raidhub_dagster.jobs import leaderboards, manifest
+from raidhub_dagster.jobs import leaderboards, manifest, recovery
+from raidhub_dagster.jobs.running import unfinished_run
+from raidhub_dagster.recovery.backlog import look
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
 CUSTOM_RACE_START = datetime(2026, 6, 13, 17, tzinfo=UTC)
 CUSTOM_RACE_LENGTH = timedelta(hours=48)
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 Request = dg.RunRequest | dg.SkipReason
 
@@ -30,10 +24,8 @@ def request_unless_running(
     context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, job_name: str
 ) -> Request:
     """A run of the job, or the reason not to: one that is queued or runs already."""
-    unfinished = dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED)
-    for run in context.instance.get_runs(unfinished, limit=1):
-        return dg.SkipReason(f"{job_name} runs already: {run.run_id} is {run.status.value}")
-    return dg.RunRequest()
+    running = unfinished_run(context.instance, job_name)
+    return dg.SkipReason(running) if running else dg.RunRequest()
 
 
 def schedule_for(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
@@ -79,6 +71,19 @@ MANIFEST_SCHEDULES = [
         "ClickHouse's copies of the definitions, daily at 03:50, before both stores are compared.",
     ),
 ]
+
+
+def follow_backlog(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
+    """Recovers missed ids when any are due and the API may be asked."""
+    with postgres.connection() as connection:
+        backlog = look(connection, postgres.open_settings().crawl_ceiling)
+    if backlog.gate:
+        return dg.SkipReason(f"the API is off: {backlog.gate}; {backlog.due} missed ids are due")
+    if not backlog.due:
+        return dg.SkipReason("no missed id is due")
+    return request_unless_running(context, recovery.recovery_missed_job.name)
+
+
 LEADERBOARD_SCHEDULES = [
     schedule_for(
         leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."
@@ -116,4 +121,20 @@ LEADERBOARD_SCHEDULES = [
         description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
         "otherwise the schedule of the version boards refreshes it once a day.",
     )(follow_custom_race),
+]
+
+RECOVERY_SCHEDULES = [
+    dg.schedule(
+        name="recovery_missed_schedule",
+        job=recovery.recovery_missed_job,
+        cron_schedule="*/15 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Missed ids every 15 minutes, when any are due and the API is on.",
+    )(follow_backlog),
+    schedule_for(
+        recovery.recovery_gaps_job.name,
+        "40 4 * * *",  # few play then, so that the crawl needs the API least
+        "Gaps and the neighbours of missed ids, daily at 04:40.",
+    ),
 ]

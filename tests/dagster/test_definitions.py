@@ -90,6 +90,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "postgres/class_definitions",
             "postgres/weapon_definitions",
         ],
+        "recovery": ["postgres/missed_pgcrs", "postgres/pgcr_gaps"],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
@@ -101,15 +102,23 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         *(f"leaderboards_{area}_job" for area in areas),
         "manifest_job",
         "manifest_lookups_job",
+        "recovery_missed_job",
+        "recovery_gaps_job",
+        "process_single_pgcr",
+        "fix_malformed_pgcrs",
+        "flag_restricted_pgcrs",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         *(f"leaderboards_{area}_schedule" for area in areas),
         "manifest_lookups_schedule",
+        "recovery_missed_schedule",
+        "recovery_gaps_schedule",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "archive_partitions_sensor",
         "manifest_version_sensor",
         "stream_progress_sensor",
+        "missed_backlog_sensor",
     }
 
 
