@@ -4,10 +4,14 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, clans, core, crawl, definitions, leaderboards, players
+from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.players import PLAYER_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.players import PLAYER_JOBS
 from raidhub_dagster.resources import (
     BrokerResource,
     BungieResource,
@@ -15,26 +19,36 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import CLAN_SCHEDULES, LEADERBOARD_SCHEDULES, PLAYER_SCHEDULES
+from sensors.definitions_changed import definitions_changed_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    clans,
     core,
     crawl,
     definitions,
     leaderboards,
+    players,
 ]
 CHECKS = [
+    *CLAN_CHECKS,
     *LEADERBOARD_CHECKS,
+    *PLAYER_CHECKS,
 ]
 JOBS = [
+    *CLAN_JOBS,
     *LEADERBOARD_JOBS,
+    *PLAYER_JOBS,
 ]
 SCHEDULES = [
+    *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
+    *PLAYER_SCHEDULES,
 ]
 SENSORS = [
+    definitions_changed_sensor,
     stream_progress_sensor,
 ]
 RESOURCES = {

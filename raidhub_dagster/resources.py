@@ -3,7 +3,7 @@
 No SQL here, and nothing is opened at import or when definitions load. Tests pass `settings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from pydantic import Field, PrivateAttr
 
-from raidhub_dagster.bungie.client import BungieClient
+from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient, doubling_s
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -90,9 +90,11 @@ class ClickHouseResource(SettingsResource):
 class BungieResource(SettingsResource):
     """Bungie's API, through zeus where there is one. Every step that uses it has pool "bungie"."""
 
-    def client(self) -> BungieClient:
+    def client(
+        self, *, attempts: int = ATTEMPTS, pause_s: Callable[[int], float] = doubling_s
+    ) -> BungieClient:
         """A client of one thread; the caller closes it. Raises ConfigurationError without a key."""
-        return BungieClient.from_settings(self._load())
+        return BungieClient.from_settings(self._load(), attempts=attempts, pause_s=pause_s)
 
 
 class BrokerResource(SettingsResource):

@@ -127,7 +127,7 @@ def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object
     ValueError for a name that is not in VIEWS, PermanentError when it was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+    with filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_SQL[f"top_{view}"], {"n": n})
         return [dict(row) for row in cursor]
 
@@ -142,7 +142,7 @@ def check_positions(
     PermanentError when the view was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor() as cursor:
+    with filled(name), connection, connection.cursor() as cursor:
         return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
 
 
@@ -218,7 +218,7 @@ def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[P
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:
     races = _qualified("world_first_contest_leaderboard")
-    with _filled(races), connection, connection.cursor() as cursor:
+    with filled(races), connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["changed_wfr_scores"])
         return cursor.fetchall()
@@ -235,7 +235,8 @@ def _limit(cursor: Cursor, timeout_s: int) -> None:
 
 
 @contextmanager
-def _filled(name: str) -> Iterator[None]:
+def filled(name: str) -> Iterator[None]:
+    """Inside, a view that was never refreshed is a PermanentError that says so of `name`."""
     try:
         yield
     except ObjectNotInPrerequisiteState as error:

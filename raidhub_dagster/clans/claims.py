@@ -1,0 +1,88 @@
+"""What must hold of clans, of their members and of their board."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+
+from raidhub_dagster.storage.claims import Problem, find_broken
+from raidhub_dagster.storage.leaderboards import filled
+from raidhub_dagster.storage.queries import load
+
+_SQL = load("postgres", "clans")
+_SCORES = ("total_contest_score", "weighted_contest_score")
+
+
+def check_references(connection: Connection) -> list[Problem]:
+    """Members that name no known player or clan; best empty."""
+    with connection, connection.cursor() as cursor:
+        claim = "a member names no known player or clan"
+        return list(find_broken(cursor, _SQL["check_references"], claim))
+
+
+def check_inhabited(connection: Connection) -> list[Problem]:
+    """Clans of top players without any member, known or awaited; best empty."""
+    with connection, connection.cursor() as cursor:
+        claim = "the clan of a top player has no members"
+        return list(find_broken(cursor, _SQL["check_inhabited"], claim))
+
+
+def check_board(
+    connection: Connection, *, since: datetime, scores: bool, size: int = 50
+) -> tuple[int, list[Problem]]:
+    """How many of `size` random clans could be recounted, and those whose row differs.
+
+    `since` (aware) is the start of the last refresh: clans and members that changed after it are
+    left out. `scores` also compares the contest scores, which hold until wfr_score runs again.
+    Raises PermanentError when the board was never refreshed.
+    """
+    with filled("leaderboard.clan_leaderboard"), connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["sample_board"], {"since": since, "size": size})
+        sample = cursor.fetchall()
+    wrong = [
+        group_id
+        for group_id, board, members in sample
+        if not _agrees(board, recount(members), scores=scores)
+    ]
+    claim = "a clan's row differs from its members' values"
+    return len(sample), [Problem(claim, len(wrong), tuple(wrong[:5]))] if wrong else []
+
+
+def recount(members: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """The board's row of a clan by its definition (docs/domain/leaderboards.md); None: no row.
+
+    `members` are ordered by score, descending, then by id.
+    """
+    if not members:
+        return None
+    number = len(members)
+    row: dict[str, float] = {"known_member_count": number}
+    for column, source in (
+        ("clears", "clears"),
+        ("fresh_clears", "fresh_clears"),
+        ("sherpas", "sherpas"),
+        ("time_played_seconds", "total_time_played_seconds"),
+    ):
+        total = sum(member[source] for member in members)
+        row[column] = total
+        row[f"average_{column}"] = (2 * total + number) // (2 * number)  # half away from zero
+    scores = [member["wfr_score"] for member in members]
+    weighted = math.fsum(s * 0.9 ** (place - 6) for place, s in enumerate(scores, 1))
+    row["total_contest_score"] = math.fsum(scores)
+    row["weighted_contest_score"] = 3 * weighted / (1 + number) ** (1 / 3)
+    return row
+
+
+def _agrees(
+    board: Mapping[str, Any] | None, wanted: Mapping[str, float] | None, *, scores: bool
+) -> bool:
+    if board is None or wanted is None:
+        return board is wanted
+    return all(
+        # Sums of floats in another order may differ in their last bits.
+        math.isclose(board[column], value, rel_tol=1e-9)
+        for column, value in wanted.items()
+        if scores or column not in _SCORES
+    )
