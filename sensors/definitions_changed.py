@@ -52,12 +52,7 @@ def follow_definitions(
             )
     digest = sha256("".join(d.digest for d in definitions).encode()).hexdigest()
     return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(
-                run_key=f"definitions:{digest[:12]}:{changes}",
-                job_name=leaderboards_job.name,
-            )
-        ],
+        run_requests=[dg.RunRequest(run_key=f"definitions:{digest[:12]}:{changes}")],
         cursor=json.dumps({"rows": after, "changes": changes}),
     )
 

@@ -1,6 +1,6 @@
 """What must hold after the weekly crawl of clans; the claims stand in clans/claims.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -30,8 +30,7 @@ def clan_leaderboard_matches_a_recount(
         recounted, problems = check_board(
             connection, since=datetime.fromtimestamp(began, UTC), scores=scores
         )
-    result = judged(problems)
-    return result._replace(metadata={**result.metadata, "recounted_clans": recounted})
+    return judged(problems, recounted_clans=recounted)
 
 
 def _refresh(instance: dg.DagsterInstance) -> tuple[float, float]:
@@ -40,10 +39,9 @@ def _refresh(instance: dg.DagsterInstance) -> tuple[float, float]:
     if event is None or event.asset_materialization is None:
         raise dg.Failure("this instance never refreshed clan_leaderboard", allow_retries=False)
     seconds = event.asset_materialization.metadata.get("seconds")
-    took_s = float(seconds.value) if isinstance(seconds, dg.FloatMetadataValue) else 0.0
-    # The metadata is written after the refresh, once the top was read: a second more is safe.
-    margin = timedelta(seconds=took_s or 0) + timedelta(seconds=1)
-    return event.timestamp - margin.total_seconds(), event.timestamp
+    took_s = (isinstance(seconds, dg.FloatMetadataValue) and seconds.value) or 0.0
+    # The event comes after the refresh, once the top was read: a second more is safe.
+    return event.timestamp - took_s - 1.0, event.timestamp
 
 
 CLAN_CHECKS = [

@@ -1,4 +1,4 @@
-"""What must hold of columns that follow from others; the comparisons: storage/derived_columns.py."""
+"""What must hold of columns that follow from others; compared in storage/derived_columns.py."""
 
 from assets.leaderboards import SUM_OF_BEST_KEY
 from assets.players import SEARCH_SCORE_KEY

@@ -141,7 +141,7 @@ def ask_for_clans(
             )
         )
 
-    crew = _Crew(clients, "players", lambda player: player[0], tell, every)
+    crew = _Crew[tuple[int, int], None](clients, "players", lambda p: p[0], tell, every)
     crew.work(ask, unasked)
     crew.refuse_all_failed(players)
     return Asked(players, len(unasked), crew.failed)

@@ -55,9 +55,9 @@ def load_activities(connection: Connection) -> list[Activity]:
 
 
 def recompute_sum_of_best(cursor: Cursor, players: Sequence[int] | None = None) -> int:
-    """Brings sums of best times to the present raids, of everyone or of `players`; how many changed.
+    """Brings sums of best times of everyone, or of `players`, to the present raids.
 
-    The caller owns the transaction and keeps other writers of these players out (`seeds.py` does,
+    Returns how many changed. The caller owns the transaction and keeps other writers of these players out (`seeds.py` does,
     `derived_columns.py` for a few at a time): a sum written meanwhile by the old definitions would
     stay.
     """
