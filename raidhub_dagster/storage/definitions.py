@@ -57,9 +57,9 @@ def load_activities(connection: Connection) -> list[Activity]:
 def recompute_sum_of_best(cursor: Cursor, players: Sequence[int] | None = None) -> int:
     """Brings sums of best times of everyone, or of `players`, to the present raids.
 
-    Returns how many changed. The caller owns the transaction and keeps other writers of these players out (`seeds.py` does,
-    `derived_columns.py` for a few at a time): a sum written meanwhile by the old definitions would
-    stay.
+    Returns how many changed. The caller owns the transaction and keeps other writers of these
+    players out (`seeds.py` does, `derived_columns.py` for a few at a time): a sum written meanwhile
+    by the old definitions would stay.
     """
     given = None if players is None else array(players)
     cursor.execute(_SQL["recompute_sum_of_best"], {"players": given})

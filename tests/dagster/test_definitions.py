@@ -15,6 +15,7 @@ LEADERBOARDS = [
     "individual_global_leaderboard",
     "individual_pantheon_version_leaderboard",
     "individual_raid_leaderboard",
+    "sum_of_best",
     "team_activity_version_leaderboard",
     "team_pantheon_custom_race_leaderboard",
     "wfr_score",
@@ -78,15 +79,31 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
+        "players": ["postgres/search_score"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
     }
-    areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
+    areas = ["contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
-    assert jobs == {"leaderboards_job", *(f"leaderboards_{area}_job" for area in areas)}
-    assert {schedule.name for schedule in repository.schedule_defs} == {
-        f"leaderboards_{area}_schedule" for area in areas
+    assert jobs == {
+        "activity_history_update",
+        "clans_job",
+        "leaderboards_job",
+        "players_upkeep_job",
+        "stale_players",
+        *(f"leaderboards_{area}_job" for area in areas),
     }
-    assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        "activity_history_update_schedule",
+        "clans_schedule",
+        "players_upkeep_schedule",
+        "stale_players_schedule",
+        *(f"leaderboards_{area}_schedule" for area in areas),
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "definitions_changed_sensor",
+        "stream_progress_sensor",
+    }
 
 
 def test_everything_is_explained_and_owned() -> None:
@@ -111,15 +128,15 @@ def test_a_leaderboard_is_checked_pooled_and_hooked(name: str) -> None:
     node = defs.resolve_asset_graph().get(key)
     assert asset.op.pool == "postgres_refresh"
     assert stop_run_retries in asset.hook_defs
-    assert [check.asset_key for check in node.check_keys] == [key]
+    assert {check.asset_key for check in node.check_keys} == {key}
 
 
 @pytest.mark.parametrize(
     ("name", "parents"),
     [
         ("wfr_score", {"world_first_contest_leaderboard", "player"}),
-        ("individual_global_leaderboard", {"wfr_score", "player"}),
-        ("clan_leaderboard", {"wfr_score", "player"}),
+        ("individual_global_leaderboard", {"wfr_score", "sum_of_best", "player"}),
+        ("clan_leaderboard", {"wfr_score", "clan_members", "player"}),
     ],
 )
 def test_a_score_is_there_before_it_is_ranked(name: str, parents: set[str]) -> None:

@@ -46,7 +46,6 @@ def evaluate(instance: dg.DagsterInstance, store: PostgresResource) -> Evaluate:
     [
         ("raid", "5 9 * * *", "raid"),
         ("global", "5 10 * * *", "global"),
-        ("clan", "0 12 * * 1", "clan"),
         ("world_first", "0 17 * * *", "world_first"),
         ("version", "0 19 * * *", "version"),
         ("contest", "*/5 * * * *", "contest"),
