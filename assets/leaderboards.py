@@ -62,6 +62,7 @@ def _leaderboard(
                 "dagster/row_count": done.rows,
                 "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
+                "unseen_from": done.unseen_from,
                 "top_10": shown(best),
             }
         )

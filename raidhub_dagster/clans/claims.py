@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
@@ -12,7 +11,6 @@ from raidhub_dagster.storage.leaderboards import filled
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "clans")
-_SCORES = ("total_contest_score", "weighted_contest_score")
 
 
 def check_references(connection: Connection) -> list[Problem]:
@@ -30,21 +28,18 @@ def check_inhabited(connection: Connection) -> list[Problem]:
 
 
 def check_board(
-    connection: Connection, *, since: datetime, scores: bool, size: int = 50
+    connection: Connection, *, unseen_from: int, size: int = 50
 ) -> tuple[int, list[Problem]]:
     """How many of `size` random clans could be recounted, and those whose row differs.
 
-    `since` (aware) is the start of the last refresh: clans and members that changed after it are
-    left out. `scores` also compares the contest scores, which hold until wfr_score runs again.
-    Raises PermanentError when the board was never refreshed.
+    Clans of which anything was written by transaction `unseen_from` (that of the refresh) or a
+    later one are left out. Raises PermanentError when the board was never refreshed.
     """
     with filled("leaderboard.clan_leaderboard"), connection, connection.cursor() as cursor:
-        cursor.execute(_SQL["sample_board"], {"since": since, "size": size})
+        cursor.execute(_SQL["sample_board"], {"unseen_from": unseen_from, "size": size})
         sample = cursor.fetchall()
     wrong = [
-        group_id
-        for group_id, board, members in sample
-        if not _agrees(board, recount(members), scores=scores)
+        group_id for group_id, board, members in sample if not _agrees(board, recount(members))
     ]
     claim = "a clan's row differs from its members' values"
     return len(sample), [Problem(claim, len(wrong), tuple(wrong[:5]))] if wrong else []
@@ -75,14 +70,8 @@ def recount(members: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     return row
 
 
-def _agrees(
-    board: Mapping[str, Any] | None, wanted: Mapping[str, float] | None, *, scores: bool
-) -> bool:
+def _agrees(board: Mapping[str, Any] | None, wanted: Mapping[str, float] | None) -> bool:
     if board is None or wanted is None:
         return board is wanted
-    return all(
-        # Sums of floats in another order may differ in their last bits.
-        math.isclose(board[column], value, rel_tol=1e-9)
-        for column, value in wanted.items()
-        if scores or column not in _SCORES
-    )
+    # Sums of floats in another order may differ in their last bits.
+    return all(math.isclose(board[name], value, rel_tol=1e-9) for name, value in wanted.items())

@@ -92,11 +92,15 @@ _PLAYERS_A_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """One refresh; the size is that of the view with its indexes."""
+    """One refresh; the size is that of the view with its indexes.
+
+    `unseen_from` is a transaction: what it or a later one wrote may not be in the view.
+    """
 
     rows: int
     seconds: float
     size_bytes: int
+    unseen_from: int
 
 
 def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
@@ -111,13 +115,13 @@ def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refres
     with connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["enlarge_sorts"])
-        cursor.execute(_SQL["is_populated"], {"view": name})
-        ((populated,),) = cursor.fetchall()
+        cursor.execute(_SQL["prepare_refresh"], {"view": name})
+        ((populated, unseen_from),) = cursor.fetchall()
         refresh = _SQL["refresh_view" if populated else "fill_view"]
         cursor.execute(sql.SQL(refresh).format(view=identifier))
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
-    return Refreshed(rows, time.monotonic() - started, size_bytes)
+    return Refreshed(rows, time.monotonic() - started, size_bytes, unseen_from)
 
 
 def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object]]:

@@ -182,26 +182,28 @@ ORDER BY c.group_id
 LIMIT 5;
 
 -- name: sample_board
--- Some clans, their row of the board, and their members' values as they are now. Left out is who
--- changed since the refresh: a clan crawled again, a member crawled or with a raid stored since
--- (index pgcr_date_crawled_idx).
-WITH drawn AS MATERIALIZED (
-    SELECT group_id FROM clan.clan WHERE updated_at < %(since)s ORDER BY random() LIMIT %(size)s
+-- Some clans, their row of the board, and their members' values as they are now. Left out is what
+-- the refresh may not have seen: a row of the clan, of a member or of a player that transaction
+-- `unseen_from` or a later one wrote (system column xmin), whoever did it for whatever reason.
+-- Members who left are noticed by the clan's own row, which every crawl writes.
+WITH unseen AS MATERIALIZED (
+    SELECT age(%(unseen_from)s::text::xid8::xid) AS age
 ),
-raided AS MATERIALIZED (
-    SELECT DISTINCT membership_id
-    FROM raw.pgcr
-    JOIN core.instance_player USING (instance_id)
-    WHERE date_crawled >= %(since)s
+drawn AS MATERIALIZED (
+    SELECT c.group_id
+    FROM clan.clan AS c, unseen
+    WHERE age(c.xmin) > unseen.age
+    ORDER BY random()
+    LIMIT %(size)s
 ),
-present AS (
-    SELECT m.group_id, p.clears, p.fresh_clears, p.sherpas, p.total_time_played_seconds,
-           p.wfr_score, p.membership_id,
-           p.updated_at >= %(since)s
-               OR EXISTS (SELECT FROM raided WHERE raided.membership_id = p.membership_id) AS moved
+present AS MATERIALIZED (
+    SELECT m.group_id, m.membership_id, p.clears, p.fresh_clears, p.sherpas,
+           p.total_time_played_seconds, p.wfr_score,
+           age(m.xmin) <= unseen.age OR age(p.xmin) <= unseen.age AS is_unseen
     FROM drawn
     JOIN clan.clan_members AS m USING (group_id)
     JOIN core.player AS p USING (membership_id)
+    CROSS JOIN unseen
 )
 SELECT d.group_id, to_jsonb(board) AS board,
        coalesce(jsonb_agg(to_jsonb(present) ORDER BY present.wfr_score DESC, present.membership_id)
@@ -210,5 +212,5 @@ FROM drawn AS d
 LEFT JOIN leaderboard.clan_leaderboard AS board USING (group_id)
 LEFT JOIN present USING (group_id)
 GROUP BY d.group_id, board
-HAVING NOT coalesce(bool_or(present.moved), false)
+HAVING NOT coalesce(bool_or(present.is_unseen), false)
 ORDER BY d.group_id;
