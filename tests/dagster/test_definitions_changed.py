@@ -65,7 +65,7 @@ def test_a_new_season_and_a_new_activity_are_told_and_followed(
     }
     third = tick(second.cursor)
     assert keys(third) == []
-    assert "none of" in str(third.skip_message)
+    assert "none of" in str(third)
 
 
 def test_definitions_that_come_back_are_followed_again(tick: Tick, world: World) -> None:

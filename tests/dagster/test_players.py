@@ -1,6 +1,6 @@
 """Columns of players that follow from others, and batches of players for the queues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_a_wrong_sum_fails_the_check_of_its_asset(
 
 def checked(
     defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
-) -> list[dg.AssetCheckEvaluation]:
+) -> Sequence[dg.AssetCheckEvaluation]:
     job = dg.define_asset_job("check", selection=dg.AssetSelection.checks_for_assets(key))
     both = dg.Definitions.merge(defs, dg.Definitions(jobs=[job]))
     result = both.resolve_job_def("check").execute_in_process(instance=instance)

@@ -269,7 +269,7 @@ def test_the_rest_failing_again_is_none(settings: Settings, pool: Pool) -> None:
 def test_a_refused_key_ends_it_at_once(settings: Settings, pool: Pool) -> None:
     assert class_of(KEY_REFUSED) is CodeClass.KEY_PROBLEM
     at_top(settings, **{f"p{n}": f"'{{{n}}}'" for n in range(100, 150)})
-    api = FakeApi({ENDPOINTS.group_url(n): Refusal(KEY_REFUSED) for n in range(100, 150)})  # type: ignore[dict-item]
+    api = FakeApi({ENDPOINTS.group_url(n): Refusal(KEY_REFUSED) for n in range(100, 150)})
     with pytest.raises(PermanentError, match=f"code {KEY_REFUSED}"):
         crawl(pool, api)
     assert len(api.asked) < 50
