@@ -132,7 +132,7 @@ def crawl_top_clans(
     with (
         dagster_failures(),
         postgres.alone("clans"),
-        postgres.pool(min(config.reqs, _MOST_CONNECTIONS)) as pool,
+        postgres.pool(_MOST_CONNECTIONS) as pool,
         ExitStack() as closing,
     ):
         clients = [

@@ -88,8 +88,9 @@ def choose_top_players(
     """Everybody with a rank of at most `top` on a board of individuals: how many, by platform.
 
     One transaction. What is known of who stays is kept. Raises PermanentError when a board was
-    never refreshed, psycopg2.errors.QueryCanceled after `timeout_s`.
+    never refreshed or for a `top` below 1, psycopg2.errors.QueryCanceled after `timeout_s`.
     """
+    _at_least("top", top, 1)
     with (
         filled("a board of individuals"),
         connection,
@@ -162,6 +163,7 @@ def crawl_clans(
     As `ask_for_clans`: a clan that fails is listed and keeps its members, each one that succeeds
     is committed by itself. `forget_after` counts from the last crawl of a clan, whoever asked.
     """
+    _at_least("forget_days", forget_after / timedelta(days=1), 1)  # 0 would drop nearly all
     with pool.connection() as connection, connection, connection.cursor() as cursor:
         cursor.execute(_SQL["select_groups"])
         groups: list[int] = [group_id for (group_id,) in cursor]
@@ -200,6 +202,12 @@ def _drop(connection: Connection, *, group_id: int, before: datetime) -> bool:
     return True
 
 
+def _at_least(name: str, value: float, least: int) -> None:
+    """A setting that no later try makes better."""
+    if value < least:
+        raise PermanentError(f"{name} is {value:g}, the least is {least}")
+
+
 def _execute(connection: Connection, query: str, **values: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_SQL[query], values)
@@ -216,6 +224,8 @@ class _Crew(Generic[Item, Result]):
         tell: Tell,
         every: int,
     ) -> None:
+        _at_least("reqs", len(clients), 1)
+        _at_least("progress_every", every, 1)
         self.failed: list[Failed] = []
         self._clients = clients
         self._stage: Stage = stage

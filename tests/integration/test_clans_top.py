@@ -405,6 +405,28 @@ def test_a_recount_rounds_as_the_board_does() -> None:
     assert recount([]) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("reqs", lambda pool: crawl(pool, FakeApi({}), threads=0)),
+        ("progress_every", lambda pool: crawl(pool, FakeApi({}), every=0)),
+        (
+            "forget_days",
+            lambda pool: crawl_clans(
+                pool, [], fresh_for=timedelta(0), forget_after=timedelta(0), tell=quiet
+            ),
+        ),
+        ("top", lambda pool: pool.run(lambda c: choose_top_players(c, top=0, timeout_s=60))),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_named_at_once(
+    pool: Pool, name: str, call: Callable[[Pool], object]
+) -> None:
+    """`forget_days: 0` would drop every clan that no top player is in."""
+    with pytest.raises(PermanentError, match=f"{name} is 0, the least is 1"):
+        call(pool)
+
+
 def test_requests_wait_as_the_rule_says() -> None:
     """4 tries with 2n seconds (docs/domain/clans.md)."""
     assert [pause_s(n) for n in (1, 2, 3)] == [2, 4, 6]
