@@ -70,7 +70,8 @@ class _MembersResponse(_Wire, frozen=True):
 
 
 class _GroupsOfMember(_Wire, frozen=True):
-    inactive: dict[str, bool] | None = msgspec.field(name="areAllMembershipsInactive", default=None)
+    # Always there, empty for a player without clans: who lacks it is not known to have none.
+    inactive: dict[str, bool] = msgspec.field(name="areAllMembershipsInactive")
 
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def read_clans_of(response: bytes) -> tuple[int, ...]:
 
     The others are ghosts: clans of an account that cross save left behind.
     """
-    inactive = _decode(response, _GroupsOfMember, "groups of a member").inactive or {}
+    inactive = _decode(response, _GroupsOfMember, "groups of a member").inactive
     ids = (read_id(group_id) for group_id, is_inactive in inactive.items() if not is_inactive)
     return tuple(sorted({group_id for group_id in ids if group_id}))
 
