@@ -1,12 +1,14 @@
 """The weekly crawl of clans against prepared answers: who is chosen, what fails, what is left."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from raidhub_dagster.bungie.client import BungieError
+from raidhub_dagster.bungie.client import BungieClient, BungieError
 from raidhub_dagster.bungie.codes import CodeClass, class_of
 from raidhub_dagster.clans.claims import check_board, check_inhabited, check_references, recount
 from raidhub_dagster.clans.crawl import Outcome, crawl_clan
@@ -29,6 +31,8 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.leaderboards import refresh_view
 from raidhub_dagster.storage.postgres import Pool, connected
 from tests.support.api import ENDPOINTS, FakeApi, Refusal
+from tests.support.bungie import Bungie
+from tests.support.queues import until
 from tests.support.reports import Json
 from tests.support.topics import execute, rows
 
@@ -316,6 +320,44 @@ def test_a_crawl_that_was_killed_goes_on_where_it_ended(settings: Settings, pool
     assert done.outcomes == {Outcome.FRESH: len(first), Outcome.CRAWLED: 20 - len(first)}
     assert len(rows(settings, pending)) == 20
     assert len(api.asked) == 40
+
+
+def crawl_everything(settings: Settings) -> None:
+    """A process of its own, to be killed."""
+    with (
+        closing(Pool(settings, "killed", size=4)) as pool,
+        BungieClient.from_settings(settings) as one,
+        BungieClient.from_settings(settings) as other,
+    ):
+        crawl_clans(
+            pool,
+            [one, other],
+            fresh_for=timedelta(hours=1),
+            forget_after=timedelta(days=90),
+            tell=quiet,
+        )
+
+
+def test_no_clan_is_half_there_after_a_kill(bungie: Bungie, api_settings: Settings) -> None:
+    """`kill -9` at any moment leaves whole clans, and the next crawl the rest."""
+    found = (bungie.world.clan(number) for number in range(bungie.world.clans))
+    sizes = {c.group_id: len(c.members) for c in found if c is not None and not c.is_gone}
+    groups = ",".join(map(str, sizes))
+    at_top(api_settings, p1=f"'{{{groups}}}'")
+    stored = "SELECT group_id, count(*) FROM streaming.pending_clan_member GROUP BY 1"
+    process = multiprocessing.get_context("spawn").Process(
+        target=crawl_everything, args=(api_settings,), daemon=True
+    )
+    process.start()
+    until(lambda: len(rows(api_settings, stored)) >= 3)
+    process.kill()
+    process.join()
+    left = dict(rows(api_settings, stored))
+    assert 3 <= len(left) < len(sizes)
+    assert left.items() <= sizes.items()
+    crawl_everything(api_settings)
+    assert dict(rows(api_settings, stored)) == sizes
+    assert rows(api_settings, "SELECT count(*) FROM clan.clan") == [(len(sizes),)]
 
 
 def test_clans_that_nobody_saw_for_long_are_dropped(settings: Settings, pool: Pool) -> None:
