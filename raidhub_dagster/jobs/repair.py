@@ -63,7 +63,7 @@ def tell(context: dg.OpExecutionContext, report: Report) -> None:
             **{n: v for n, v in report.facts.items() if isinstance(v, bool | int | float | str)},
         }
     )
-    context.log.info("%s", text)
+    context.log.info("%s", text, extra={"action": "repair_reported"})
 
 
 def repair_job(op: dg.OpDefinition) -> dg.JobDefinition:

@@ -11,6 +11,7 @@ from assets.leaderboards import CLAN_MEMBERS_KEY, leaderboard_key
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.resources import BungieResource, PostgresResource
 from raidhub_dagster.stack.process import HOST, free_port
+from raidhub_dagster.storage.leaderboards import refresh_view
 from raidhub_dagster.storage.postgres import alone
 from simulator.world import Clan
 from tests.conftest import make_settings
@@ -52,9 +53,7 @@ def defs(store: PostgresResource, api: BungieResource) -> dg.Definitions:
 
 
 @pytest.fixture
-def clans(
-    bungie: Bungie, world: World, defs: dg.Definitions, instance: dg.DagsterInstance
-) -> list[Clan]:
+def clans(bungie: Bungie, world: World) -> list[Clan]:
     """Three clans; five members of each are players with ranks, and the boards are filled."""
     found = (bungie.world.clan(number) for number in range(bungie.world.clans))
     clans = [clan for clan in found if clan is not None and not clan.is_gone][:3]
@@ -64,9 +63,13 @@ def clans(
             world.player(
                 player.membership_id, membership_type=player.membership_type, clears=number + 1
             )
-    boards = defs.resolve_job_def("leaderboards_job")
-    assert boards.execute_in_process(instance=instance).success
+    fill_boards(world)
     return clans
+
+
+def fill_boards(world: World) -> None:
+    for view in ("individual_global_leaderboard", "individual_raid_leaderboard"):
+        refresh_view(world.connection, view, timeout_s=60)
 
 
 def crawl(
@@ -211,7 +214,7 @@ def test_an_empty_system_has_no_clans_and_nothing_is_red(
 ) -> None:
     """On the first Monday there may be no raids yet."""
     assert world.rows(MEMBERS) == []
-    defs.resolve_job_def("leaderboards_job").execute_in_process(instance=instance)
+    fill_boards(world)
     assert crawl(defs, instance).success
 
 
@@ -235,7 +238,9 @@ def test_a_board_that_lies_is_found(
     checks = dg.AssetSelection.checks_for_assets(BOARD_KEY)
     job = dg.define_asset_job("check_board", selection=checks)
     checked = dg.Definitions.merge(defs, dg.Definitions(jobs=[job]))
-    result = checked.resolve_job_def("check_board").execute_in_process(instance=instance)
+    result = checked.resolve_job_def("check_board").execute_in_process(
+        instance=instance, raise_on_error=False
+    )
     evaluations = {c.check_name: c for c in result.get_asset_check_evaluations()}
     recount = evaluations["clan_leaderboard_matches_a_recount"]
     assert not recount.passed

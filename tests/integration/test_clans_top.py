@@ -69,26 +69,25 @@ class Faulty(FakeApi):
         return super().get(url)
 
 
-def add_players(settings: Settings, *ids: int, kind: int = 3, **columns: object) -> None:
+def add_players(settings: Settings, *ids: int, kind: Any = 3, **columns: object) -> None:
     names = "".join(f", {name}" for name in columns)
-    values = "".join(f", {value}" for value in columns.values())
-    for who in ids:
-        execute(
-            settings,
-            f"INSERT INTO core.player (membership_id, membership_type, last_seen{names})"
-            f" VALUES ({who}, {kind}, now() - interval '1 day'{values})",
-        )
+    more = "".join(f", {value}" for value in columns.values())
+    values = ", ".join(f"({who}, {kind}, now() - interval '1 day'{more})" for who in ids)
+    execute(
+        settings,
+        f"INSERT INTO core.player (membership_id, membership_type, last_seen{names})"
+        f" VALUES {values}",
+    )
 
 
 def at_top(settings: Settings, **group_of: object) -> None:
     """Players `p<id>` are chosen; a value is the array of their groups as of an hour ago."""
-    for name, groups in group_of.items():
-        asked = "now() - interval '1 hour'" if groups else "NULL"
-        execute(
-            settings,
-            "INSERT INTO streaming.top_player VALUES"
-            f" ({name[1:]}, 3, {name[1:]}, {groups or 'NULL'}, {asked})",
-        )
+    values = ", ".join(
+        f"({name[1:]}, 3, {name[1:]}, {groups or 'NULL'}::bigint[],"
+        f" {'now() - interval $$1 hour$$' if groups else 'NULL'}::timestamptz)"
+        for name, groups in group_of.items()
+    )
+    execute(settings, f"INSERT INTO streaming.top_player VALUES {values}")
 
 
 def in_clans(*groups: int, ghosts: tuple[int, ...] = ()) -> Json:
@@ -338,26 +337,31 @@ def crawl_everything(settings: Settings) -> None:
         )
 
 
-def test_no_clan_is_half_there_after_a_kill(bungie: Bungie, api_settings: Settings) -> None:
+def test_no_clan_is_half_there_after_a_kill(
+    bungie: Bungie, postgres: dict[str, Any], settings_for: Any
+) -> None:
     """`kill -9` at any moment leaves whole clans, and the next crawl the rest."""
+    settings: Settings = settings_for(
+        postgres, bungie_api_key="key", bungie_url_base=bungie.address
+    )
     found = (bungie.world.clan(number) for number in range(bungie.world.clans))
     sizes = {c.group_id: len(c.members) for c in found if c is not None and not c.is_gone}
     groups = ",".join(map(str, sizes))
-    at_top(api_settings, p1=f"'{{{groups}}}'")
+    at_top(settings, p1=f"'{{{groups}}}'")
     stored = "SELECT group_id, count(*) FROM streaming.pending_clan_member GROUP BY 1"
     process = multiprocessing.get_context("spawn").Process(
-        target=crawl_everything, args=(api_settings,), daemon=True
+        target=crawl_everything, args=(settings,), daemon=True
     )
     process.start()
-    until(lambda: len(rows(api_settings, stored)) >= 3)
+    until(lambda: len(rows(settings, stored)) >= 3)
     process.kill()
     process.join()
-    left = dict(rows(api_settings, stored))
+    left = dict(rows(settings, stored))
     assert 3 <= len(left) < len(sizes)
     assert left.items() <= sizes.items()
-    crawl_everything(api_settings)
-    assert dict(rows(api_settings, stored)) == sizes
-    assert rows(api_settings, "SELECT count(*) FROM clan.clan") == [(len(sizes),)]
+    crawl_everything(settings)
+    assert dict(rows(settings, stored)) == sizes
+    assert rows(settings, "SELECT count(*) FROM clan.clan") == [(len(sizes),)]
 
 
 def test_clans_that_nobody_saw_for_long_are_dropped(settings: Settings, pool: Pool) -> None:
