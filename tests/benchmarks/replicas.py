@@ -1,9 +1,10 @@
 """One, two and three atlas processes on one ledger: how the crawl grows.
 
 `paced_N` gives each process eight fetches of 40 ms at a time, about 190 ids/s: what they cost each
-other beside the machine's cores. `unlimited_N` lets each go as fast as it can; there the simulator,
-one Python process, and the cores are the limit, hence `simulator_cores_N` and `atlas_cores_N`, the
-cores that each kept busy. All in ids/s, from the first lease to the last block done.
+other beside the machine's cores. `unlimited_N` lets each go as fast as it can, zeus included; there
+the simulator and zeus, one Python process each, and the cores are the limit, hence
+`simulator_cores_N` and `atlas_cores_N`, the cores that each kept busy. All in ids/s, from the first
+lease to the last block done.
 """
 
 import os
@@ -28,7 +29,7 @@ def run(most: int = 3, paced_ids: int = 6000, unlimited_ids: int = 30_000) -> Fi
     with tempfile.TemporaryDirectory(prefix="raidhub-bench-") as name:
         folder = Path(name)
         simulator = f"--calm --head {FIRST_ID + everything + 1000}"
-        with system(folder, simulator=simulator) as running:
+        with system(folder, simulator=simulator, ZEUS_STATS_RATE="0") as running:
             begin = FIRST_ID
             for replicas in range(1, most + 1):
                 ids = replicas * paced_ids
