@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import requests
 from psycopg2.extras import execute_values
+from pydantic import SecretStr
 
 from raidhub_dagster.bungie.client import BungieClient
 from raidhub_dagster.clans.top import (
@@ -109,7 +110,10 @@ def run() -> Figures:
         wait_for(f"http://{HOST}:{port}/healthz")
         time.sleep(3)  # the budgets fill up
         settings = database.model_copy(
-            update={"bungie_api_key": KEY, "bungie_url_base": f"http://{HOST}:{zeus_port}"}
+            update={
+                "bungie_api_key": SecretStr(KEY),
+                "bungie_url_base": f"http://{HOST}:{zeus_port}",
+            }
         )
         choose(settings, world)
         figures = crawl(settings)
