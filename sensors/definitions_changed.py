@@ -27,9 +27,9 @@ def follow_definitions(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run of all leaderboards, with the sums and scores they rank, when a definition changed.
 
-    The cursor is JSON: `rows`, and `changes`, the number of changes seen. Without one that can be
-    read nothing is known to be new: nobody is told, and the run's key is that of a first tick, so
-    that only definitions that never had a run get one.
+    The cursor is JSON: `rows`, and `changes`, the number of changes seen. The first tick only
+    remembers. With a cursor that cannot be read it is unknown what is new: nobody is told, and the
+    run has a key of the definitions alone, so that however often that happens there is one run.
     """
     with postgres.connection() as connection:
         definitions = load_digests(connection)
@@ -39,8 +39,11 @@ def follow_definitions(
         after[row.table][str(row.key)] = row.digest
     if after == before:
         return dg.SkipReason(f"none of {len(definitions)} definitions changed")
+    cursor = json.dumps({"rows": after, "changes": changes + 1})
+    if not context.cursor:
+        reason = dg.SkipReason(f"the first look at {len(definitions)} definitions")
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
     if before is not None:
-        changes += 1
         with discord.alerts() as alerts:
             alerts.send(
                 Alert(
@@ -53,7 +56,7 @@ def follow_definitions(
     digest = sha256("".join(d.digest for d in definitions).encode()).hexdigest()
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=f"definitions:{digest[:12]}:{changes}")],
-        cursor=json.dumps({"rows": after, "changes": changes}),
+        cursor=cursor,
     )
 
 
@@ -63,7 +66,7 @@ def _read_cursor(cursor: str | None) -> tuple[State | None, int]:
         told = json.loads(cursor or "")
         rows, changes = told["rows"], int(told["changes"])
         return {table: dict(rows[table]) for table in _WORDS}, changes
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None, 0
 
 
