@@ -84,7 +84,7 @@ def at_top(settings: Settings, **group_of: object) -> None:
     """Players `p<id>` are chosen; a value is the array of their groups as of an hour ago."""
     values = ", ".join(
         f"({name[1:]}, 3, {name[1:]}, {groups or 'NULL'}::bigint[],"
-        f" {'now() - interval $$1 hour$$' if groups else 'NULL'}::timestamptz)"
+        f" {'now() - $$1 hour$$::interval' if groups else 'NULL'})"
         for name, groups in group_of.items()
     )
     execute(settings, f"INSERT INTO streaming.top_player VALUES {values}")
