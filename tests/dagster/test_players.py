@@ -290,13 +290,16 @@ def test_the_clock_queues_for_real(
     """A repair previews by default: a schedule that forgot to say otherwise would do nothing."""
     found = defs.resolve_schedule_def(schedule)
     assert found.cron_schedule == cron
-    with dg.instance_for_test() as persistent:
-        context = dg.build_schedule_context(
+    with (
+        dg.instance_for_test() as persistent,
+        # Left open, it keeps its instance as that of every test that comes after.
+        dg.build_schedule_context(
             instance=persistent,
             scheduled_execution_time=datetime(2026, 11, 2, 3, tzinfo=UTC),
             resources={"postgres": store},
             repository_def=defs.get_repository_def(),
-        )
+        ) as context,
+    ):
         (request,) = found.evaluate_tick(context).run_requests or ()
     (op,) = request.run_config["ops"].values()
     assert op == {"config": {"dry_run": False}}
