@@ -5,15 +5,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets import analytics, clans, core, crawl, definitions, leaderboards, players
+from assets import analytics, archives, clans, core, crawl, definitions, leaderboards, players
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.players import PLAYER_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.players import PLAYER_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
@@ -21,11 +24,13 @@ from raidhub_dagster.resources import (
     PostgresResource,
 )
 from raidhub_dagster.schedules import CLAN_SCHEDULES, LEADERBOARD_SCHEDULES, PLAYER_SCHEDULES
+from sensors.archive_partitions import archive_partitions_sensor
 from sensors.definitions_changed import definitions_changed_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
     clans,
     core,
     crawl,
@@ -37,11 +42,13 @@ CHECKS = [
     *CLAN_CHECKS,
     *LEADERBOARD_CHECKS,
     *PLAYER_CHECKS,
+    *ARCHIVE_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *CLAN_JOBS,
     *LEADERBOARD_JOBS,
     *PLAYER_JOBS,
+    *ARCHIVE_JOBS,
 ]
 SCHEDULES = [
     *CLAN_SCHEDULES,
@@ -51,10 +58,12 @@ SCHEDULES = [
 SENSORS = [
     definitions_changed_sensor,
     stream_progress_sensor,
+    archive_partitions_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

@@ -13,6 +13,7 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from pydantic import Field, PrivateAttr
 
+from raidhub_dagster.archives.source import Source, find_source
 from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient, doubling_s
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
@@ -85,6 +86,19 @@ class ClickHouseResource(SettingsResource):
             address = f"{settings.clickhouse_host}:{settings.clickhouse_http_port}"
             reason = str(error).strip()
             raise TransientError(f"ClickHouse at {address} is away: {reason}") from error
+
+
+class ArchiveResource(SettingsResource):
+    """The historical archives that the setting ARCHIVE_SOURCE names."""
+
+    def source(self) -> Source:
+        """Their folder or web server. Raises ConfigurationError for a setting that names none."""
+        settings = self._load()
+        return find_source(settings.archive_source, settings.archive_index)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self._load().archive_source)
 
 
 class BungieResource(SettingsResource):

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     young_last_recheck_s: float = Field(default=172_800.0, gt=0)
     missed_pgcr_log_file_path: Path | None = None  # a legacy log to import
 
+    # Historical archives: a folder, or an http(s) address below which they lie. None: no archives.
+    archive_source: Text | None = None
+    # What lists them below an address; empty: the address itself (a server's page of the folder).
+    archive_index: Text = ""
+
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
     zeus_metrics_port: Port = 8082

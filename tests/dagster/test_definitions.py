@@ -81,16 +81,20 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         ],
         "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
         "players": ["postgres/search_score"],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
     }
     areas = ["contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
         "activity_history_update",
+        "archives_job",
         "clans_job",
         "leaderboards_job",
         "players_upkeep_job",
+        "reprocessing_job",
         "stale_players",
+        "update_skull_hashes",
         *(f"leaderboards_{area}_job" for area in areas),
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
@@ -101,6 +105,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         *(f"leaderboards_{area}_schedule" for area in areas),
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
         "definitions_changed_sensor",
         "stream_progress_sensor",
     }
