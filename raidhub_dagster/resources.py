@@ -3,7 +3,7 @@
 No SQL here, and nothing is opened at import or when definitions load. Tests pass `settings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from pydantic import Field, PrivateAttr
 
 from raidhub_dagster.archives.source import Source, find_source
-from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient
+from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient, doubling_s
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -109,9 +109,11 @@ class ArchiveResource(SettingsResource):
 class BungieResource(SettingsResource):
     """Bungie's API, through zeus where there is one. Every step that uses it has pool "bungie"."""
 
-    def client(self, *, attempts: int = ATTEMPTS) -> BungieClient:
+    def client(
+        self, *, attempts: int = ATTEMPTS, pause_s: Callable[[int], float] = doubling_s
+    ) -> BungieClient:
         """A client of one thread; the caller closes it. Raises ConfigurationError without a key."""
-        return BungieClient.from_settings(self._load(), attempts=attempts)
+        return BungieClient.from_settings(self._load(), attempts=attempts, pause_s=pause_s)
 
     def manifest_folder(self) -> Path:
         """Where the game's manifests lie on this machine."""

@@ -4,11 +4,15 @@ A tick whose job still runs is skipped: a second run would only wait for the fir
 repeat it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
 from raidhub_dagster.jobs import leaderboards, manifest, recovery
+from raidhub_dagster.jobs.clans import clans_job
+from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
 from raidhub_dagster.recovery.backlog import look
 from raidhub_dagster.resources import PostgresResource
@@ -21,18 +25,22 @@ Request = dg.RunRequest | dg.SkipReason
 
 
 def request_unless_running(
-    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, job_name: str
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
+    job_name: str,
+    run_config: Mapping[str, Any] | None = None,
 ) -> Request:
     """A run of the job, or the reason not to: one that is queued or runs already."""
     running = unfinished_run(context.instance, job_name)
-    return dg.SkipReason(running) if running else dg.RunRequest()
+    return dg.SkipReason(running) if running else dg.RunRequest(run_config=run_config)
 
 
-def schedule_for(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
+def schedule_for(
+    job_name: str, cron: str, description: str, run_config: Mapping[str, Any] | None = None
+) -> dg.ScheduleDefinition:
     """A running schedule of job `<area>_job`, called `<area>_schedule`."""
 
     def request(context: dg.ScheduleEvaluationContext) -> Request:
-        return request_unless_running(context, job_name)
+        return request_unless_running(context, job_name, run_config)
 
     return dg.ScheduleDefinition(
         name=job_name.removesuffix("_job") + "_schedule",
@@ -101,9 +109,6 @@ LEADERBOARD_SCHEDULES = [
         "0 19 * * *",
         "Boards by activity version and the custom race, daily at 19:00.",
     ),
-    schedule_for(
-        leaderboards.leaderboards_clan_job.name, "0 12 * * 1", "Clan ranks, Mondays at 12:00."
-    ),
     dg.schedule(
         name="leaderboards_contest_schedule",
         job=leaderboards.leaderboards_contest_job,
@@ -136,5 +141,38 @@ RECOVERY_SCHEDULES = [
         recovery.recovery_gaps_job.name,
         "40 4 * * *",  # few play then, so that the crawl needs the API least
         "Gaps and the neighbours of missed ids, daily at 04:40.",
+    ),
+]
+CLAN_SCHEDULES = [
+    schedule_for(
+        clans_job.name,
+        "0 12 * * 1",
+        "Clans of the top players, all their members, then the clans' ranks, Mondays at 12:00.",
+    )
+]
+
+
+def _for_real(op: dg.OpDefinition) -> dict[str, Any]:
+    """A repair previews unless told otherwise."""
+    return {"ops": {op.name: {"config": {"dry_run": False}}}}
+
+
+PLAYER_SCHEDULES = [
+    schedule_for(
+        activity_history_update.name,
+        "0 3 * * 1",
+        "Histories that were not walked for 25 weeks, 2500 of them, Mondays at 03:00.",
+        _for_real(activity_history_update),
+    ),
+    schedule_for(
+        stale_players.name,
+        "30 3 * * *",
+        "Players who were not crawled for 30 days, 5000 of them, daily at 03:30.",
+        _for_real(stale_players),
+    ),
+    schedule_for(
+        players_upkeep_job.name,
+        "0 5 * * 0",
+        "Sums of best times and search scores against what they follow from, Sundays at 05:00.",
     ),
 ]
