@@ -119,9 +119,20 @@ class Environment:
         }
 
     def exports(self) -> str:
-        """Lines for `eval` in a shell."""
+        """Lines for `eval` in a shell; those of libpq too, for psql and pg_dump."""
+        settings = self.settings
+        libpq = {
+            "PGHOST": settings.postgres_host,
+            "PGPORT": str(settings.postgres_port),
+            "PGDATABASE": settings.postgres_db,
+        }
+        if settings.postgres_user:
+            libpq["PGUSER"] = settings.postgres_user
+        if settings.postgres_password:
+            libpq["PGPASSWORD"] = settings.postgres_password.get_secret_value()
         return "\n".join(
-            f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()
+            f"export {name}={shlex.quote(value)}"
+            for name, value in {**self.variables(), **libpq}.items()
         )
 
     def _chosen(self, kept: dict[str, str | None], without: Collection[str]) -> dict[str, str]:

@@ -110,6 +110,7 @@ def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., F
         ["sh", "-c", 'eval "$1"; env', "sh", exported], capture_output=True, text=True, check=True
     )
     assert f"POSTGRES_PORT={base + 1}\n" in shell.stdout
+    assert f"PGPORT={base + 1}\n" in shell.stdout  # psql and pg_dump find it too
     assert f"DAGSTER_HOME={one.home}/dagster\n" in shell.stdout
     assert (one.home / "stack.env").stat().st_mode & 0o077 == 0, "it holds secrets"
 
