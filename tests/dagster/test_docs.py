@@ -1,0 +1,174 @@
+"""Docs that name what exists: at night nobody has time to find out which name was changed."""
+
+import re
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster._core.definitions.repository_definition import RepositoryDefinition
+
+from raidhub_dagster.cli import raidhub
+from raidhub_dagster.definitions import build_defs
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.postgres import connect
+from tests.dagster.home import ROOT
+from tests.support.commands import DOCS, job_commands
+
+PAGES = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("dagster", "handbook")}
+COMMANDS = (DOCS / "commands.md").read_text("utf-8")
+REPAIRS = (DOCS / "repairs" / "README.md").read_text("utf-8")
+WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+
+
+@pytest.fixture(scope="module")
+def repository() -> RepositoryDefinition:
+    return build_defs().get_repository_def()
+
+
+def names_in(text: str) -> set[str]:
+    """Everything in backticks that looks like a name."""
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading, without its head."""
+    section = text.split(f"\n## {heading}\n", 1)[1]
+    table = section[section.index("\n|") :].split("\n\n", 2)[0].strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_every_schedule_and_sensor_stands_in_the_handbook(repository: RepositoryDefinition) -> None:
+    """Who reads what stands still must find what that means."""
+    there = {s.name for s in (*repository.schedule_defs, *repository.sensor_defs)}
+    told = {name for name in names_in(PAGES["handbook"]) if re.search(r"_(schedule|sensor)$", name)}
+    assert told == there
+
+
+def test_every_job_and_group_is_told(repository: RepositoryDefinition) -> None:
+    """A job that no page names is started by nobody."""
+    jobs = {name for name in repository.job_names if not name.startswith("__")}
+    told = names_in(PAGES["dagster"]) | names_in(PAGES["handbook"]) | names_in(REPAIRS)
+    by_schedule = {s.job_name for s in repository.schedule_defs}  # the schedules' table covers them
+    assert jobs - told - by_schedule - set(re.findall(r"\[`(\w+)`\]", REPAIRS)) == set()
+    named = {name for name in told if name.endswith("_job")}
+    assert named - jobs == set(), "no such job"
+
+    graph = repository.asset_graph
+    groups = {str(graph.get(key).group_name) for key in graph.get_all_asset_keys()}
+    assert {row[0] for row in rows(PAGES["dagster"], "Assets by group")} == groups
+
+
+def test_the_times_of_schedules_are_those_of_the_code(repository: RepositoryDefinition) -> None:
+    """Somebody waits for ranks at the time that the page gives."""
+    told = {
+        name: (time, "*" in mark, what)
+        for cell, time, what in rows(PAGES["dagster"], "Schedules")
+        for name, mark in [re.fullmatch(r"`(\w+)`( \*)?", cell).groups("")]  # type: ignore[union-attr]
+    }
+    assert set(told) == {schedule.name for schedule in repository.schedule_defs}
+    for schedule in repository.schedule_defs:
+        time, is_repair, _ = told[schedule.name]
+        assert time.startswith(spoken(str(schedule.cron_schedule))), schedule.name
+        stem = schedule.name.removesuffix("_schedule")
+        assert schedule.job_name == (stem if is_repair else f"{stem}_job")
+
+
+def spoken(cron: str) -> str:
+    """A cron line as the page writes it; days of a month are left to the page."""
+    minute, hour, _, _, weekday = cron.split()
+    if minute.startswith("*/"):
+        return f"every {minute.removeprefix('*/')} minutes"
+    clock = f"{int(hour):02}:{int(minute):02}"
+    return clock if weekday == "*" else f"{WEEKDAYS[int(weekday)]} {clock}"
+
+
+def test_schedules_are_sorted_by_time() -> None:
+    """One looks for what runs about an hour."""
+    clocks = [re.search(r"\d\d:\d\d$", row[1]) for row in rows(PAGES["dagster"], "Schedules")]
+    times = [clock.group() for clock in clocks[3:] if clock]  # the first three run all day
+    assert len(times) == len(clocks) - 3
+    assert times == sorted(times)
+
+
+def test_the_intervals_of_sensors_are_those_of_the_code(repository: RepositoryDefinition) -> None:
+    """How long until something is noticed."""
+    unit = {"s": 1, "min": 60}
+    told = {
+        name.strip("`"): int(every.split()[0]) * unit[every.split()[1]]
+        for name, every, _ in rows(PAGES["dagster"], "Sensors")
+    }
+    assert told == {s.name: s.minimum_interval_seconds for s in repository.sensor_defs}
+
+
+def test_every_alert_has_an_answer() -> None:
+    """An alert without one is answered by guessing."""
+    titles = {
+        title.strip()
+        for line in (DOCS / "alerts.md").read_text("utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| title")
+        for title in line.split("|")[1].split(" / ")
+    }
+    answered = {
+        t.strip()
+        for row in rows(PAGES["handbook"], "An alert in Discord")
+        for t in row[0].split(",")
+    }
+    assert answered == titles
+
+
+def test_every_command_names_a_job_and_a_file(repository: RepositoryDefinition) -> None:
+    """The page is copied from, character by character."""
+    commands = job_commands()
+    assert {command.job for command in commands} <= set(repository.job_names)
+    files = [command.config for command in commands if command.config]
+    assert all(file.exists() for file in files)
+    unnamed = set((DOCS / "repairs").glob("*.yaml")) - set(files)
+    assert unnamed == set(), "an example that no command uses"
+
+
+def test_every_example_is_listed() -> None:
+    """The README of the folder is where one looks for a repair."""
+    for path in (DOCS / "repairs").glob("*.yaml"):
+        assert f"[`{path.stem}`]({path.name})" in REPAIRS
+
+
+@pytest.mark.parametrize("page", ["handbook", "commands", "dagster", "monitoring"])
+def test_a_command_of_raidhub_exists(page: str) -> None:
+    """So is this one."""
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+    known = set(raidhub.list_commands(None))  # type: ignore[arg-type]
+    assert set(re.findall(r"`raidhub ([a-z]+)", text)) <= known
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"}), ids=str
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    """A page of another name, or a heading that was changed."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
+
+
+def test_statements_of_the_handbook_run(
+    postgres: dict[str, Any], settings_for: Callable[..., Settings]
+) -> None:
+    """They are pasted after a crash, when nobody can try them first."""
+    blocks = re.findall(r"```sql\n(.*?)```", PAGES["handbook"], re.DOTALL)
+    assert blocks
+    with (
+        closing(connect(settings_for(postgres), "pytest")) as connection,
+        connection.cursor() as cursor,
+    ):
+        for block in blocks:
+            cursor.execute(block.replace("COMMIT;", ""))
+        connection.rollback()
