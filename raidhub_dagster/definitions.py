@@ -7,12 +7,17 @@ import dagster as dg
 
 from assets import analytics, archives, core, crawl, definitions, leaderboards, manifest
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.cheats import CHEAT_JOBS
+from raidhub_dagster.jobs.derived_state import DERIVED_STATE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
+from raidhub_dagster.jobs.queues import QUEUE_JOBS
+from raidhub_dagster.jobs.upkeep import UPKEEP_JOBS
 from raidhub_dagster.resources import (
     ArchiveResource,
     BrokerResource,
@@ -21,7 +26,7 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES, UPKEEP_SCHEDULES
 from sensors.archive_partitions import archive_partitions_sensor
 from sensors.manifest_version import manifest_version_sensor
 from sensors.stream_progress import stream_progress_sensor
@@ -36,6 +41,7 @@ ASSET_MODULES = [
     manifest,
 ]
 CHECKS = [
+    *DERIVED_STATE_CHECKS,
     *LEADERBOARD_CHECKS,
     *MANIFEST_CHECKS,
     *ARCHIVE_CHECKS,
@@ -44,10 +50,15 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *LEADERBOARD_JOBS,
     *MANIFEST_JOBS,
     *ARCHIVE_JOBS,
+    *CHEAT_JOBS,
+    *DERIVED_STATE_JOBS,
+    *QUEUE_JOBS,
+    *UPKEEP_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
+    *UPKEEP_SCHEDULES,
 ]
 SENSORS = [
     manifest_version_sensor,

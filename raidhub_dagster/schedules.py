@@ -4,11 +4,13 @@ A tick whose job still runs is skipped: a second run would only wait for the fir
 repeat it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
-from raidhub_dagster.jobs import leaderboards, manifest
+from raidhub_dagster.jobs import derived_state, leaderboards, manifest, upkeep
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
@@ -27,20 +29,24 @@ Request = dg.RunRequest | dg.SkipReason
 
 
 def request_unless_running(
-    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, job_name: str
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
+    job_name: str,
+    run_config: Mapping[str, Any] | None = None,
 ) -> Request:
     """A run of the job, or the reason not to: one that is queued or runs already."""
     unfinished = dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED)
     for run in context.instance.get_runs(unfinished, limit=1):
         return dg.SkipReason(f"{job_name} runs already: {run.run_id} is {run.status.value}")
-    return dg.RunRequest()
+    return dg.RunRequest(run_config=run_config)
 
 
-def schedule_for(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
-    """A running schedule of job `<area>_job`, called `<area>_schedule`."""
+def schedule_for(
+    job_name: str, cron: str, description: str, run_config: Mapping[str, Any] | None = None
+) -> dg.ScheduleDefinition:
+    """A running schedule of job `<area>_job`, or of a repair, called `<area>_schedule`."""
 
     def request(context: dg.ScheduleEvaluationContext) -> Request:
-        return request_unless_running(context, job_name)
+        return request_unless_running(context, job_name, run_config)
 
     return dg.ScheduleDefinition(
         name=job_name.removesuffix("_job") + "_schedule",
@@ -116,4 +122,30 @@ LEADERBOARD_SCHEDULES = [
         description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
         "otherwise the schedule of the version boards refreshes it once a day.",
     )(follow_custom_race),
+]
+
+
+def _for_real(repair: str) -> Mapping[str, Any]:
+    """A repair previews unless it is told otherwise."""
+    return {"ops": {repair: {"config": {"dry_run": False}}}}
+
+
+UPKEEP_SCHEDULES = [
+    schedule_for(
+        upkeep.prune_ledgers.name,
+        "0 4 * * *",
+        "Ledgers of the stream past their retention, daily at 04:00.",
+        _for_real(upkeep.prune_ledgers.name),
+    ),
+    schedule_for(
+        derived_state.derived_state_job.name,
+        "10 4 * * *",
+        "A random sample of players and reports against a recount, daily at 04:10.",
+    ),
+    schedule_for(
+        upkeep.prune_dagster_events.name,
+        "30 4 * * 0",
+        "Dagster's own event log, Sundays at 04:30.",
+        _for_real(upkeep.prune_dagster_events.name),
+    ),
 ]

@@ -95,6 +95,15 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
         "archives_job",
+        "clear_flags",
+        "clear_player",
+        "derived_state_job",
+        "fix_sherpa_clears",
+        "prune_dagster_events",
+        "prune_ledgers",
+        "recompute_player_stats",
+        "refresh_view",
+        "replay_dead_letters",
         "reprocessing_job",
         "update_skull_hashes",
         "leaderboards_job",
@@ -104,7 +113,10 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         *(f"leaderboards_{area}_schedule" for area in areas),
+        "derived_state_schedule",
         "manifest_lookups_schedule",
+        "prune_dagster_events_schedule",
+        "prune_ledgers_schedule",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "archive_partitions_sensor",
