@@ -5,18 +5,35 @@ from typing import Any
 
 import dagster as dg
 
-from assets import analytics, archives, core, crawl, definitions, leaderboards, manifest
+from assets import (
+    analytics,
+    archives,
+    clans,
+    core,
+    crawl,
+    definitions,
+    leaderboards,
+    manifest,
+    players,
+    recovery,
+)
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
+from raidhub_dagster.checks.players import PLAYER_CHECKS
+from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.cheats import CHEAT_JOBS
+from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.derived_state import DERIVED_STATE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
+from raidhub_dagster.jobs.players import PLAYER_JOBS
 from raidhub_dagster.jobs.queues import QUEUE_JOBS
+from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.jobs.upkeep import UPKEEP_JOBS
 from raidhub_dagster.resources import (
     ArchiveResource,
@@ -26,44 +43,67 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES, UPKEEP_SCHEDULES
+from raidhub_dagster.schedules import (
+    CLAN_SCHEDULES,
+    LEADERBOARD_SCHEDULES,
+    MANIFEST_SCHEDULES,
+    PLAYER_SCHEDULES,
+    RECOVERY_SCHEDULES,
+    UPKEEP_SCHEDULES,
+)
 from sensors.archive_partitions import archive_partitions_sensor
+from sensors.definitions_changed import definitions_changed_sensor
 from sensors.manifest_version import manifest_version_sensor
+from sensors.missed_backlog import missed_backlog_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
     archives,
+    clans,
     core,
     crawl,
     definitions,
     leaderboards,
     manifest,
+    recovery,
+    players,
 ]
 CHECKS = [
+    *CLAN_CHECKS,
     *DERIVED_STATE_CHECKS,
     *LEADERBOARD_CHECKS,
     *MANIFEST_CHECKS,
+    *PLAYER_CHECKS,
     *ARCHIVE_CHECKS,
+    *RECOVERY_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
+    *CLAN_JOBS,
     *LEADERBOARD_JOBS,
     *MANIFEST_JOBS,
+    *PLAYER_JOBS,
     *ARCHIVE_JOBS,
+    *RECOVERY_JOBS,
     *CHEAT_JOBS,
     *DERIVED_STATE_JOBS,
     *QUEUE_JOBS,
     *UPKEEP_JOBS,
 ]
 SCHEDULES = [
+    *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
+    *RECOVERY_SCHEDULES,
+    *PLAYER_SCHEDULES,
     *UPKEEP_SCHEDULES,
 ]
 SENSORS = [
     manifest_version_sensor,
+    definitions_changed_sensor,
     stream_progress_sensor,
     archive_partitions_sensor,
+    missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),

@@ -11,7 +11,6 @@ import dagster as dg
 from pydantic import Field
 
 from assets.leaderboards import (
-    clan_leaderboard,
     individual_global_leaderboard,
     individual_pantheon_version_leaderboard,
     individual_raid_leaderboard,
@@ -85,12 +84,6 @@ leaderboards_custom_race_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(team_pantheon_custom_race_leaderboard),
     **_SHORT_STEPS,
 )
-leaderboards_clan_job = dg.define_asset_job(
-    "leaderboards_clan_job",
-    description="Ranks clans by what their members did.",
-    selection=dg.AssetSelection.assets(clan_leaderboard),
-    **_SHORT_STEPS,
-)
 
 
 class RefreshViewConfig(dg.Config):
@@ -125,7 +118,11 @@ def refresh_view(
                 metadata: dict[str, Any] = {"changed_players": changed}
             else:
                 view = refresh(connection, name, timeout_s=config.timeout_s)
-                metadata = {"dagster/row_count": view.rows, "size_bytes": view.size_bytes}
+                metadata = {
+                    "dagster/row_count": view.rows,
+                    "size_bytes": view.size_bytes,
+                    "unseen_from": view.unseen_from,
+                }
             metadata["seconds"] = round(time.monotonic() - began, 3)
             context.log_event(
                 dg.AssetMaterialization(dg.AssetKey(["postgres", name]), metadata=metadata)
@@ -143,6 +140,5 @@ LEADERBOARD_JOBS = [
     leaderboards_contest_job,
     leaderboards_version_job,
     leaderboards_custom_race_job,
-    leaderboards_clan_job,
     repair_job(refresh_view),
 ]

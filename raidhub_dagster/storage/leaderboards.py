@@ -107,11 +107,15 @@ _PLAYERS_A_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """One refresh; the size is that of the view with its indexes."""
+    """One refresh; the size is that of the view with its indexes.
+
+    `unseen_from` is a transaction: what it or a later one wrote may not be in the view.
+    """
 
     rows: int
     seconds: float
     size_bytes: int
+    unseen_from: int
 
 
 def refresh_order(view: str) -> list[str]:
@@ -158,15 +162,15 @@ def refresh_view(
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["enlarge_sorts"])
         cursor.execute(_SQL["lock_view"], {"view": name})
-        cursor.execute(_SQL["is_populated"], {"view": name})
-        ((populated,),) = cursor.fetchall()
+        cursor.execute(_SQL["prepare_refresh"], {"view": name})
+        ((populated, unseen_from),) = cursor.fetchall()
         if not populated:
             cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=identifier))
         elif view not in _EXCHANGED or not _exchange(cursor, view, clock, sleep):
             cursor.execute(sql.SQL(_SQL["refresh_view"]).format(view=identifier))
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
-    return Refreshed(rows, clock() - started, size_bytes)
+    return Refreshed(rows, clock() - started, size_bytes, unseen_from)
 
 
 def _exchange(
@@ -216,7 +220,7 @@ def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object
     ValueError for a name that is not in VIEWS, PermanentError when it was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+    with filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_SQL[f"top_{view}"], {"n": n})
         return [dict(row) for row in cursor]
 
@@ -231,7 +235,7 @@ def check_positions(
     PermanentError when the view was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor() as cursor:
+    with filled(name), connection, connection.cursor() as cursor:
         return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
 
 
@@ -307,7 +311,7 @@ def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[P
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:
     races = _qualified("world_first_contest_leaderboard")
-    with _filled(races), connection, connection.cursor() as cursor:
+    with filled(races), connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["changed_wfr_scores"])
         return cursor.fetchall()
@@ -324,7 +328,8 @@ def _limit(cursor: Cursor, timeout_s: int) -> None:
 
 
 @contextmanager
-def _filled(name: str) -> Iterator[None]:
+def filled(name: str) -> Iterator[None]:
+    """Inside, a view that was never refreshed is a PermanentError that says so of `name`."""
     try:
         yield
     except ObjectNotInPrerequisiteState as error:
