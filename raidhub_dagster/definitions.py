@@ -19,17 +19,22 @@ from assets import (
 )
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
+from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
 from raidhub_dagster.checks.players import PLAYER_CHECKS
 from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.cheats import CHEAT_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
+from raidhub_dagster.jobs.derived_state import DERIVED_STATE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
 from raidhub_dagster.jobs.players import PLAYER_JOBS
+from raidhub_dagster.jobs.queues import QUEUE_JOBS
 from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
+from raidhub_dagster.jobs.upkeep import UPKEEP_JOBS
 from raidhub_dagster.resources import (
     ArchiveResource,
     BrokerResource,
@@ -44,6 +49,7 @@ from raidhub_dagster.schedules import (
     MANIFEST_SCHEDULES,
     PLAYER_SCHEDULES,
     RECOVERY_SCHEDULES,
+    UPKEEP_SCHEDULES,
 )
 from sensors.archive_partitions import archive_partitions_sensor
 from sensors.definitions_changed import definitions_changed_sensor
@@ -65,6 +71,7 @@ ASSET_MODULES = [
 ]
 CHECKS = [
     *CLAN_CHECKS,
+    *DERIVED_STATE_CHECKS,
     *LEADERBOARD_CHECKS,
     *MANIFEST_CHECKS,
     *PLAYER_CHECKS,
@@ -78,6 +85,10 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *PLAYER_JOBS,
     *ARCHIVE_JOBS,
     *RECOVERY_JOBS,
+    *CHEAT_JOBS,
+    *DERIVED_STATE_JOBS,
+    *QUEUE_JOBS,
+    *UPKEEP_JOBS,
 ]
 SCHEDULES = [
     *CLAN_SCHEDULES,
@@ -85,6 +96,7 @@ SCHEDULES = [
     *MANIFEST_SCHEDULES,
     *RECOVERY_SCHEDULES,
     *PLAYER_SCHEDULES,
+    *UPKEEP_SCHEDULES,
 ]
 SENSORS = [
     manifest_version_sensor,

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg2 import sql
-from psycopg2.errors import ObjectNotInPrerequisiteState
+from psycopg2.errors import (
+    DependentObjectsStillExist,
+    LockNotAvailable,
+    ObjectNotInPrerequisiteState,
+)
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 from psycopg2.extras import RealDictCursor
@@ -25,6 +29,7 @@ from raidhub_dagster.storage.queries import load
 _SQL = load("postgres", "leaderboards")
 
 WFR_SCORE = "wfr_score"
+ALL = "all"
 
 # Every view of schema leaderboard, in the order of a full refresh -> what must be refreshed before
 # it: another view, or the score that `refresh_wfr_score` writes to players.
@@ -37,6 +42,8 @@ VIEWS: Mapping[str, tuple[str, ...]] = {
     "team_activity_version_leaderboard": (),
     "team_pantheon_custom_race_leaderboard": (),
 }
+
+_BEFORE_SCORE = ("world_first_contest_leaderboard",)
 
 # What each view's positions are partitioned by, and the columns that must run from 1 in each part.
 POSITIONS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -86,6 +93,14 @@ _ELIGIBILITY: Mapping[str, tuple[tuple[str, str], ...]] = {
 # The one position that not every row has: its index is not unique, so its values are compared.
 _PARTIAL_POSITION = "speed_position"
 
+# Boards with a row a player: their percentiles change with every new player, so nearly no row stays
+# as it was, and REFRESH CONCURRENTLY would compare all, delete all and insert all into every index.
+# They are built beside and exchanged: docs/domain/leaderboards.md, "Order and refresh".
+_EXCHANGED = frozenset({"individual_global_leaderboard", "individual_raid_leaderboard"})
+_EXCHANGE_WAIT_MS = 50  # that readers may wait behind one attempt
+_EXCHANGE_PAUSE_S = 1.0
+_EXCHANGE_TRIES_S = 30.0
+
 # Locks held at once by the score's update: the server has room for some 6000 in all.
 _PLAYERS_A_BATCH = 500
 
@@ -103,7 +118,38 @@ class Refreshed:
     unseen_from: int
 
 
-def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
+def refresh_order(view: str) -> list[str]:
+    """What to refresh so that `view`, or with "all" every view, is up to date: first things first.
+
+    Names of VIEWS, and WFR_SCORE. Raises PermanentError for another name.
+    """
+    if view == ALL:
+        wanted = list(VIEWS)
+    elif view in VIEWS:
+        wanted = [view]
+    else:
+        raise PermanentError(f"{view} is no leaderboard; there are {ALL}, {', '.join(VIEWS)}")
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        for before in VIEWS.get(name, _BEFORE_SCORE):
+            add(before)
+        if name not in order:
+            order.append(name)
+
+    for name in wanted:
+        add(name)
+    return order
+
+
+def refresh_view(
+    connection: Connection,
+    view: str,
+    *,
+    timeout_s: int,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Refreshed:
     """Refreshes a view of VIEWS in one transaction; readers see the old rows until its end.
 
     Only the first fill locks readers out, of a view that could not be read before. Raises
@@ -111,17 +157,60 @@ def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refres
     """
     name = _qualified(view)
     identifier = sql.Identifier("leaderboard", view)
-    started = time.monotonic()
+    started = clock()
     with connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["enlarge_sorts"])
+        cursor.execute(_SQL["lock_view"], {"view": name})
         cursor.execute(_SQL["prepare_refresh"], {"view": name})
         ((populated, unseen_from),) = cursor.fetchall()
-        refresh = _SQL["refresh_view" if populated else "fill_view"]
-        cursor.execute(sql.SQL(refresh).format(view=identifier))
+        if not populated:
+            cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=identifier))
+        elif view not in _EXCHANGED or not _exchange(cursor, view, clock, sleep):
+            cursor.execute(sql.SQL(_SQL["refresh_view"]).format(view=identifier))
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
-    return Refreshed(rows, time.monotonic() - started, size_bytes, unseen_from)
+    return Refreshed(rows, clock() - started, size_bytes, unseen_from)
+
+
+def _exchange(
+    cursor: Cursor, view: str, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> bool:
+    """Builds `view` anew beside the one that is read, and puts it in its place.
+
+    False, with everything as before, when the place cannot be had: readers hold it all the time,
+    or somebody made a view of their own upon it.
+    """
+    name = {"view": sql.Identifier("leaderboard", view), "next": sql.Identifier("streaming", view)}
+    cursor.execute(_SQL["read_view"], {"view": _qualified(view)})
+    ((query, indexes, grants),) = cursor.fetchall()
+    cursor.execute(sql.SQL(_SQL["create_next"]).format(query=sql.SQL(query), **name))
+    for index in indexes:
+        cursor.execute(index)
+    for privilege, role, option in grants:
+        cursor.execute(
+            sql.SQL(_SQL["grant_next"]).format(
+                privilege=sql.SQL(privilege),
+                role=sql.Identifier(role) if role else sql.SQL("PUBLIC"),
+                option=sql.SQL(option),
+                **name,
+            )
+        )
+    cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=name["next"]))
+    cursor.execute(sql.SQL(_SQL["analyze_next"]).format(**name))
+    ends_at = clock() + _EXCHANGE_TRIES_S
+    while True:
+        cursor.execute(_SQL["begin_exchange"], {"wait_ms": f"{_EXCHANGE_WAIT_MS}"})
+        try:
+            cursor.execute(sql.SQL(_SQL["exchange"]).format(**name))
+        except (LockNotAvailable, DependentObjectsStillExist) as error:
+            cursor.execute(_SQL["undo_exchange"])
+            if isinstance(error, DependentObjectsStillExist) or clock() >= ends_at:
+                cursor.execute(sql.SQL(_SQL["drop_next"]).format(**name))
+                return False
+            sleep(_EXCHANGE_PAUSE_S)
+        else:
+            return True
 
 
 def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object]]:

@@ -24,6 +24,53 @@ REFRESH MATERIALIZED VIEW {view};
 -- name: refresh_view
 REFRESH MATERIALIZED VIEW CONCURRENTLY {view};
 
+-- name: lock_view
+-- Whoever else refreshes this view waits for the end of our transaction.
+SELECT pg_advisory_xact_lock(hashtext('leaderboard'), hashtext(%(view)s));
+
+-- name: read_view
+-- What the server itself knows of a view: its query, its indexes as statements for the copy in
+-- schema streaming, and who may do what with it.
+SELECT rtrim(pg_get_viewdef(c.oid), ';') AS query,
+       ARRAY(
+           SELECT replace(pg_get_indexdef(indexrelid), ' ON leaderboard.', ' ON streaming.')
+           FROM pg_index WHERE indrelid = c.oid ORDER BY indexrelid
+       ) AS indexes,
+       ARRAY(
+           SELECT ARRAY[privilege_type, coalesce(rolname, ''),
+                        CASE WHEN is_grantable THEN 'WITH GRANT OPTION' ELSE '' END]
+           FROM aclexplode(c.relacl) AS acl
+           LEFT JOIN pg_roles ON pg_roles.oid = acl.grantee
+       )::text[] AS grants
+FROM pg_class AS c
+WHERE c.oid = %(view)s::regclass;
+
+-- name: create_next
+CREATE MATERIALIZED VIEW {next} AS {query} WITH NO DATA;
+
+-- name: grant_next
+GRANT {privilege} ON {next} TO {role} {option};
+
+-- name: analyze_next
+ANALYZE {next};
+
+-- name: begin_exchange
+-- Readers that come while we wait for one of them wait behind us: no longer than this.
+SAVEPOINT exchange;
+SELECT set_config('lock_timeout', %(wait_ms)s, true);
+
+-- name: exchange
+DROP MATERIALIZED VIEW {view};
+ALTER MATERIALIZED VIEW {next} SET SCHEMA leaderboard;
+
+-- name: undo_exchange
+ROLLBACK TO SAVEPOINT exchange;
+RELEASE SAVEPOINT exchange;
+SELECT set_config('lock_timeout', '0', true);
+
+-- name: drop_next
+DROP MATERIALIZED VIEW {next};
+
 -- name: measure_view
 SELECT (SELECT count(*) FROM {view}), pg_total_relation_size(%(view)s::regclass);
 
