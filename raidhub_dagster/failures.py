@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import dagster as dg
 import psycopg2
 
-from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.bungie.client import BungieError
+from raidhub_dagster.errors import MaintenanceError, PermanentError
 from raidhub_dagster.storage.postgres import is_connection_lost, is_retried
 
 # The run-retry daemon reads this tag of a run before it launches another one.
@@ -21,13 +22,21 @@ def dagster_failures() -> Iterator[None]:
     """Inside, an error that the same input raises again becomes a failure without retries.
 
     Those are PermanentError and PostgreSQL's errors that neither a conflict nor a lost connection
-    explains (a missing table, a broken statement). Everything else passes: the step's retry policy
-    is for lost processes and locks.
+    explains (a missing table, a broken statement). So does maintenance, which lasts for hours: the
+    next tick of whoever asked is soon enough. Where Bungie asked for a pause, the step is repeated
+    after it. Everything else passes: the step's retry policy is for lost processes and locks.
     """
     try:
         yield
     except PermanentError as error:
         raise dg.Failure(str(error), metadata=error.facts, allow_retries=False) from error
+    except MaintenanceError as error:
+        told = f"Bungie is in maintenance, nothing was changed: {error}"
+        raise dg.Failure(told, metadata=error.facts, allow_retries=False) from error
+    except BungieError as error:
+        if error.pause_s <= 0:
+            raise
+        raise dg.RetryRequested(max_retries=2, seconds_to_wait=error.pause_s) from error
     except psycopg2.Error as error:
         if is_retried(error) or is_connection_lost(error):
             raise

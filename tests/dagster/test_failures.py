@@ -3,7 +3,13 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from raidhub_dagster.errors import ConfigurationError, PermanentError, TransientError
+from raidhub_dagster.bungie.client import BungieError
+from raidhub_dagster.errors import (
+    ConfigurationError,
+    MaintenanceError,
+    PermanentError,
+    TransientError,
+)
 from raidhub_dagster.failures import RETRY_RUN_TAG, dagster_failures, stop_run_retries
 
 
@@ -24,6 +30,20 @@ def test_does_not_repeat_what_fails_again(error: Exception) -> None:
     assert caught.value.description == str(error)
 
 
+def test_leaves_a_maintenance_to_the_next_tick() -> None:
+    """It lasts for hours: three tries within two minutes are three red runs for nothing."""
+    with pytest.raises(dg.Failure, match="maintenance") as caught, dagster_failures():
+        raise MaintenanceError("Destiny2 is off", {"code": 5})
+    assert not caught.value.allow_retries
+
+
+def test_waits_as_long_as_bungie_asks() -> None:
+    """Who asks again before that is throttled for longer, and everybody with him."""
+    with pytest.raises(dg.RetryRequested) as caught, dagster_failures():
+        raise BungieError("throttled", pause_s=300, facts={})
+    assert (caught.value.max_retries, caught.value.seconds_to_wait) == (2, 300)
+
+
 def test_tells_the_facts_when_an_error_is_permanent() -> None:
     """The reader at night needs the bad id, not the traceback."""
     with pytest.raises(dg.Failure) as caught, dagster_failures():
@@ -33,8 +53,12 @@ def test_tells_the_facts_when_an_error_is_permanent() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [TransientError("throttled"), psycopg2.OperationalError("server closed the connection")],
-    ids=["transient", "lost connection"],
+    [
+        TransientError("no answer"),
+        BungieError("HTTP 500", facts={}),
+        psycopg2.OperationalError("server closed the connection"),
+    ],
+    ids=["transient", "no pause asked for", "lost connection"],
 )
 def test_leaves_the_rest_to_the_retry_policy(error: Exception) -> None:
     with pytest.raises(type(error)), dagster_failures():
