@@ -4,10 +4,15 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, core, crawl, definitions, leaderboards, queues
+from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.quality import QUALITY_CHECKS
+from raidhub_dagster.checks.queues import QUEUE_CHECKS
+from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.quality import QUALITY_JOBS
 from raidhub_dagster.resources import (
     BrokerResource,
     BungieResource,
@@ -15,7 +20,13 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, QUALITY_SCHEDULES
+from raidhub_dagster.settings import Settings
+from sensors.automation import scores_automation_sensor
+from sensors.contest_weekend import contest_weekend_sensor
+from sensors.queue_depths import queue_depths_sensor
+from sensors.run_outcomes import failed_checks_sensor, run_failure_sensor
+from sensors.stream_health import stream_health_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
@@ -24,17 +35,29 @@ ASSET_MODULES = [
     crawl,
     definitions,
     leaderboards,
+    queues,
 ]
 CHECKS = [
+    *FRESHNESS_CHECKS,
     *LEADERBOARD_CHECKS,
+    *QUALITY_CHECKS,
+    *QUEUE_CHECKS,
 ]
 JOBS = [
     *LEADERBOARD_JOBS,
+    *QUALITY_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
+    *QUALITY_SCHEDULES,
 ]
 SENSORS = [
+    contest_weekend_sensor,
+    failed_checks_sensor,
+    queue_depths_sensor,
+    run_failure_sensor,
+    scores_automation_sensor,
+    stream_health_sensor,
     stream_progress_sensor,
 ]
 RESOURCES = {
@@ -48,14 +71,16 @@ RESOURCES = {
 
 def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """A fresh Definitions; `resources` replace the usual ones, by name."""
+    settings = Settings.load()
     loaded = dg.load_assets_from_modules(ASSET_MODULES, include_specs=True)
     hooked = [
         # On the assets, not the jobs: job hooks do not fire for runs that automation starts.
         asset.with_hooks({stop_run_retries}) if isinstance(asset, dg.AssetsDefinition) else asset
         for asset in loaded
+        if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)  # no other kind exists any more
     ]
     return dg.Definitions(
-        assets=hooked,
+        assets=with_code_links(with_columns(hooked), settings),
         asset_checks=CHECKS,
         jobs=JOBS,
         schedules=SCHEDULES,

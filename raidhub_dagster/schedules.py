@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raidhub_dagster.jobs import leaderboards
+from raidhub_dagster.jobs import leaderboards, quality
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
@@ -107,4 +107,10 @@ LEADERBOARD_SCHEDULES = [
         description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
         "otherwise the schedule of the version boards refreshes it once a day.",
     )(follow_custom_race),
+]
+
+QUALITY_SCHEDULES = [
+    schedule_for(
+        quality.quality_job.name, "0 4 * * *", "Every asset check, daily at 04:00: the quiet hour."
+    ),
 ]

@@ -94,7 +94,7 @@ def verify(
             cursor.execute(_SQL[check])
             rows = cursor.fetchall()
         yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
-    yield _reparsed(connection, sample)
+    yield reparsed(connection, sample)
     yield _superseded(connection, sample)
     if client is not None:
         pending = wait_for_effects(connection, wait_s)
@@ -103,7 +103,7 @@ def verify(
         yield Finding("clickhouse", len(differences), [str(d) for d in differences[:_SHOWN]])
 
 
-def _reparsed(connection: Connection, size: int) -> Finding:
+def reparsed(connection: Connection, size: int) -> Finding:
     """Stored rows against what today's parser makes of the kept report.
 
     Identity is that of the newest sighting: a kept report as new as that must agree with it.
