@@ -30,6 +30,6 @@ PGCR = table(
     group="crawl",
     description="Every raid report as Bungie published it (gzip). Hermes stores it; all else can "
     "be derived from it. The lag is the time since the last one was stored.",
-    deps=[CRAWL_BLOCK, MISSED_PGCR],
+    deps=[CRAWL_BLOCK, MISSED_PGCR, dg.AssetKey(["archive", "pgcr_archive"])],
     fresh=FED,
 )

@@ -12,7 +12,8 @@ import dagster as dg
 from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
-from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_FEAT_DEFINITION, ACTIVITY_VERSION
+from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_VERSION
+from assets.manifest import activity_feat_definitions
 from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
@@ -130,7 +131,7 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     "team_pantheon_custom_race_leaderboard",
     description="Teams by how soon they cleared Insurrection Prime with exactly five feats, in "
     "the race of 13 to 15 June 2026.",
-    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION, ACTIVITY_FEAT_DEFINITION],
+    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION, activity_feat_definitions],
 )
 
 

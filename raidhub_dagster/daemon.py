@@ -19,6 +19,8 @@ POOLS: Mapping[str, int] = {
     "postgres_refresh": 1,
     # Partitions are replaced one at a time: the stream's own inserts go on beside.
     "clickhouse_insert": 1,
+    # One reads a file as fast as a core can.
+    "archives": 1,
 }
 
 

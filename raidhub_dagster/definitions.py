@@ -1,29 +1,46 @@
 """The code location: the only place where Dagster objects are put together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards, queues
+from assets import (
+    analytics,
+    archives,
+    core,
+    crawl,
+    definitions,
+    leaderboards,
+    manifest,
+    queues,
+)
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
 from raidhub_dagster.checks.quality import QUALITY_CHECKS
 from raidhub_dagster.checks.queues import QUEUE_CHECKS
 from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
 from raidhub_dagster.jobs.quality import QUALITY_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, QUALITY_SCHEDULES
+from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES, QUALITY_SCHEDULES
 from raidhub_dagster.settings import Settings
+from sensors.archive_partitions import archive_partitions_sensor
 from sensors.automation import scores_automation_sensor
 from sensors.contest_weekend import contest_weekend_sensor
+from sensors.manifest_version import manifest_version_sensor
 from sensors.queue_depths import queue_depths_sensor
 from sensors.run_outcomes import failed_checks_sensor, run_failure_sensor
 from sensors.stream_health import stream_health_sensor
@@ -31,38 +48,48 @@ from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
     core,
     crawl,
     definitions,
     leaderboards,
     queues,
+    manifest,
 ]
 CHECKS = [
     *FRESHNESS_CHECKS,
     *LEADERBOARD_CHECKS,
     *QUALITY_CHECKS,
     *QUEUE_CHECKS,
+    *MANIFEST_CHECKS,
+    *ARCHIVE_CHECKS,
 ]
-JOBS = [
+JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *LEADERBOARD_JOBS,
     *QUALITY_JOBS,
+    *MANIFEST_JOBS,
+    *ARCHIVE_JOBS,
 ]
 SCHEDULES = [
     *LEADERBOARD_SCHEDULES,
+    *MANIFEST_SCHEDULES,
     *QUALITY_SCHEDULES,
 ]
 SENSORS = [
     contest_weekend_sensor,
     failed_checks_sensor,
+    manifest_version_sensor,
     queue_depths_sensor,
     run_failure_sensor,
     scores_automation_sensor,
     stream_health_sensor,
     stream_progress_sensor,
+    archive_partitions_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

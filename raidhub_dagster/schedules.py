@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raidhub_dagster.jobs import leaderboards, quality
+from raidhub_dagster.jobs import leaderboards, manifest, quality
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
@@ -26,7 +26,9 @@ _UNFINISHED = [
 Request = dg.RunRequest | dg.SkipReason
 
 
-def request_unless_running(context: dg.ScheduleEvaluationContext, job_name: str) -> Request:
+def request_unless_running(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, job_name: str
+) -> Request:
     """A run of the job, or the reason not to: one that is queued or runs already."""
     unfinished = dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED)
     for run in context.instance.get_runs(unfinished, limit=1):
@@ -70,6 +72,13 @@ def follow_custom_race(context: dg.ScheduleEvaluationContext) -> Request:
     return dg.SkipReason(f"the race was on for 48 hours from {CUSTOM_RACE_START.isoformat()}")
 
 
+MANIFEST_SCHEDULES = [
+    schedule_for(
+        manifest.manifest_lookups_job.name,
+        "50 3 * * *",
+        "ClickHouse's copies of the definitions, daily at 03:50, before both stores are compared.",
+    ),
+]
 LEADERBOARD_SCHEDULES = [
     schedule_for(
         leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."

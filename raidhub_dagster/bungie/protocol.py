@@ -105,7 +105,7 @@ class Endpoints:
         return f"{self.www}/Platform/Destiny2/Manifest/"
 
     def content_url(self, path: str, *, retry: int | None = None) -> str:
-        """A file that the manifest names. The edge remembers a 404 for a day: count `retry` up."""
+        """A file that the manifest names; `retry` is new for each address, for the edge's sake."""
         return f"{self.www}{path}" + ("" if retry is None else f"?retry={retry}")
 
     def settings_url(self) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
-from assets import analytics, crawl, leaderboards
+from assets import analytics, crawl, leaderboards, manifest
 
 
 def fresh(key: dg.AssetKey, window: timedelta) -> dg.AssetChecksDefinition:
@@ -53,6 +53,6 @@ def _with_policy(assets: Iterable[object]) -> Iterable[tuple[dg.AssetKey, timede
 
 FRESHNESS_CHECKS = [
     fresh(key, window)
-    for module in (crawl, analytics, leaderboards)
+    for module in (crawl, analytics, leaderboards, manifest)
     for key, window in _with_policy(vars(module).values())
 ]

@@ -19,8 +19,8 @@ from raidhub_dagster.storage.quality import (
     check_table,
 )
 
-_SPECS = {
-    spec.metadata["dagster/table_name"]: spec
+_KEYS = {
+    spec.metadata.get("dagster/table_name"): spec.key
     for module in (definitions, crawl, core, analytics)
     for spec in vars(module).values()
     if isinstance(spec, dg.AssetSpec)
@@ -30,7 +30,7 @@ _SPECS = {
 def _postgres(table: str) -> dg.AssetChecksDefinition:
     promise = POSTGRES[table]
     return claim(
-        _SPECS[table].key,
+        _KEYS[table],
         promise.name,
         promise.description,
         lambda connection, _since: check_table(connection, table),

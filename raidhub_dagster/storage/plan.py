@@ -77,6 +77,7 @@ class Plan:
     replaced: list[Report] = field(default_factory=list)  # bodies in place of others
     revisions: list[Revision] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)  # ids of `again` that have an instance row
+    moved: dict[int, int] = field(default_factory=dict)  # of these, the activity they leave
     others: set[int] = field(default_factory=set)  # players whom kept versions alone tell of
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -109,18 +110,24 @@ class _Kept(NamedTuple):
 
 
 def make_plan(
-    cursor: Cursor, wave: Mapping[int, Report], activities: Mapping[int, int], *, now: datetime
+    cursor: Cursor,
+    wave: Mapping[int, Report],
+    activities: Mapping[int, int],
+    *,
+    anew: bool = False,
+    now: datetime,
 ) -> Plan:
     """The plan of `wave`, which is in ascending order; `activities` has those of defined hashes.
 
-    The caller holds the locks of the ids, so that what is read here stays true.
+    With `anew` an instance whose kept body comes again gets its rows again. The caller holds the
+    locks of the ids, so that what is read here stays true.
     """
     cursor.execute(_SQL["find_stored"], {"instances": array(wave)})
     found = {
         instance_id: _Found(hash_, started, is_kept, key and bytes(key), missed)
         for instance_id, hash_, started, is_kept, key, missed in cursor
     }
-    planner = _Planner(cursor, activities, now)
+    planner = _Planner(cursor, activities, now, anew=anew)
     for instance_id, report in wave.items():
         planner.add(report, found.get(instance_id))
     return planner.plan
@@ -138,8 +145,11 @@ def parse_kept(instance_id: int, data: bytes, now: datetime) -> Instance | Rejec
 class _Planner:
     """Decides report by report; reads more of those alone that differ from what is there."""
 
-    def __init__(self, cursor: Cursor, activities: Mapping[int, int], now: datetime) -> None:
+    def __init__(
+        self, cursor: Cursor, activities: Mapping[int, int], now: datetime, *, anew: bool
+    ) -> None:
         self.plan = Plan()
+        self._anew = anew
         self._cursor = cursor
         self._activities = activities
         self._now = now
@@ -152,6 +162,8 @@ class _Planner:
             self.plan.first.append(report)
             self.plan.kept.append(report)
             return self._add_rows(report.instance, None)
+        if self._anew and found.is_stored and found.digest == digest(report.body):
+            return self._restate(report.instance, found)
         if found.is_stored and not found.is_of(report.instance):
             return self._contradict(report)
         if not found.is_kept:
@@ -192,6 +204,16 @@ class _Planner:
         self.plan.again.append(NewInstance(instance, self._activities[instance.hash]))
         self.plan.stored.add(instance.instance_id)
         return Outcome.REPLACED
+
+    def _restate(self, instance: Instance, found: _Found) -> Outcome:
+        """The kept body is read anew: its rows are wrong, whatever they say."""
+        if instance.hash not in self._activities:
+            return Outcome.CONFLICT  # its rows cannot be of a hash that nobody defined
+        if found.hash != instance.hash:
+            self._cursor.execute(_SQL["find_activities"], {"hashes": array([found.hash])})
+            ((_, activity_id),) = self._cursor.fetchall()
+            self.plan.moved[instance.instance_id] = activity_id
+        return self._replace_rows(instance)
 
     def _repeat(self, instance: Instance, found: _Found) -> Outcome:
         """The version whose body is kept came again."""

@@ -54,16 +54,6 @@ POSTGRES: Mapping[str, Claim] = {
         "There are hashes, and each fits into 32 bits.",
         {"no_hash": "there is no hash", "hashes_out_of_range": "a hash is none"},
     ),
-    "definitions.class_definition": Claim(
-        "are_three",
-        "The three classes have names.",
-        {"classes_unknown": "a class is missing or has no name"},
-    ),
-    "definitions.activity_feat_definition": Claim(
-        "name_skulls",
-        "Each feat has a name and the hash of a skull. None before the first manifest.",
-        {"feats_without_skull": "a feat has no name or no skull"},
-    ),
     "raw.pgcr": Claim(
         "is_stored",
         "Each of the newest thousand reports is a stored raid, or waits with a reason.",

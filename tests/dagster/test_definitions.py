@@ -56,9 +56,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     assert {group: sorted(keys) for group, keys in groups.items()} == {
         "definitions": [
             "postgres/activity_definition",
-            "postgres/activity_feat_definition",
             "postgres/activity_version",
-            "postgres/class_definition",
             "postgres/season",
             "postgres/version_definition",
         ],
@@ -79,29 +77,50 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
+        "manifest": [
+            "bungie/manifest_database",
+            "bungie/manifest_version",
+            "bungie/unknown_raid_hashes",
+            "clickhouse/activity",
+            "clickhouse/activity_version",
+            "clickhouse/version",
+            "clickhouse/weapon_definition",
+            "postgres/activity_feat_definitions",
+            "postgres/class_definitions",
+            "postgres/weapon_definitions",
+        ],
         "queues": sorted(f"rabbitmq/{name}" for name in MAIN_QUEUES),
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
+        "archives_job",
+        "reprocessing_job",
+        "update_skull_hashes",
         "leaderboards_job",
         *(f"leaderboards_{area}_job" for area in areas),
+        "manifest_job",
+        "manifest_lookups_job",
         "quality_job",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         *(f"leaderboards_{area}_schedule" for area in areas),
+        "manifest_lookups_schedule",
         "quality_schedule",
     }
-    assert sorted(sensor.name for sensor in repository.sensor_defs) == [
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
         "contest_weekend_sensor",
         "failed_checks_sensor",
+        "manifest_version_sensor",
         "queue_depths_sensor",
         "run_failure_sensor",
         "scores_automation_sensor",
         "stream_health_sensor",
         "stream_progress_sensor",
-    ]
+    }
 
 
 @pytest.mark.parametrize("name", LEADERBOARDS)

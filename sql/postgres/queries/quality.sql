@@ -81,18 +81,6 @@ WHERE hash NOT BETWEEN 1 AND 4294967295
 ORDER BY hash
 LIMIT 5;
 
--- name: classes_unknown
--- The game has three; a fourth one is news, not a fault.
-SELECT 0, 3 - count(*) FROM definitions.class_definition WHERE btrim(name) <> '' HAVING count(*) < 3;
-
--- name: feats_without_skull
--- Empty until the first manifest; a raid's skulls are looked up by these hashes.
-SELECT hash, count(*) OVER ()
-FROM definitions.activity_feat_definition
-WHERE skull_hash NOT BETWEEN 1 AND 4294967295 OR btrim(name) = ''
-ORDER BY hash
-LIMIT 5;
-
 -- name: reports_without_instance
 -- Of the newest thousand: each is a stored raid, or a row says what it waits for.
 SELECT instance_id, count(*) OVER ()
