@@ -17,6 +17,7 @@ from assets.manifest import activity_feat_definitions
 from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.derived_columns import refresh_sums_of_best
 from raidhub_dagster.storage.leaderboards import (
     WFR_SCORE,
     fingerprint,
@@ -27,6 +28,8 @@ from raidhub_dagster.storage.leaderboards import (
 )
 
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
+SUM_OF_BEST_KEY = dg.AssetKey(["postgres", "sum_of_best"])
+CLAN_MEMBERS_KEY = dg.AssetKey(["postgres", "clan_members"])  # assets/clans.py, which reads ranks
 
 # A refresh of a day's schedule may wait for others in its pool for some time.
 DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
@@ -70,7 +73,7 @@ def _leaderboard(
     view: str,
     *,
     description: str,
-    deps: Sequence[dg.AssetSpec | dg.AssetsDefinition],
+    deps: Sequence[dg.AssetSpec | dg.AssetsDefinition | dg.AssetKey],
     fresh: dg.FreshnessPolicy = DAILY,
     condition: dg.AutomationCondition[dg.AssetKey] | None = None,
 ) -> dg.AssetsDefinition:
@@ -100,6 +103,7 @@ def _leaderboard(
                 "dagster/row_count": done.rows,
                 "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
+                "unseen_from": done.unseen_from,
                 "top_10": shown(best),
             },
         )
@@ -167,16 +171,42 @@ def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.Materiali
     )
 
 
+@dg.asset(
+    key=SUM_OF_BEST_KEY,
+    group_name="leaderboards",
+    kinds={"postgres"},
+    owners=OWNERS,
+    description="Every player's fastest fresh clears of all raids in the game, added up; null "
+    "without one of them: the column sum_of_best of core.player. The store keeps it current, this "
+    "brings it to changed definitions. Rows are the players with a sum.",
+    deps=[PLAYER_STATS, INSTANCE, ACTIVITY_DEFINITION],
+    metadata={"dagster/table_name": "core.player"},
+    pool="postgres_refresh",
+    retry_policy=RETRY,
+)
+def sum_of_best(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    started = time.monotonic()
+    with dagster_failures(), postgres.connection() as connection:
+        done = refresh_sums_of_best(connection, timeout_s=config.timeout_s)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": done.rows,
+            "changed_players": done.changed,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    )
+
+
 individual_global_leaderboard = _leaderboard(
     "individual_global_leaderboard",
     description="Players over all raids: clears, fresh clears, sherpas, speed, time, race score.",
-    deps=[PLAYER, wfr_score],
+    deps=[PLAYER, wfr_score, sum_of_best],
     condition=_after_change(WFR_SCORE_KEY, "40 * * * *"),
 )
 clan_leaderboard = _leaderboard(
     "clan_leaderboard",
     description="Clans by what their known members did, and by their race scores.",
-    deps=[PLAYER, wfr_score],
+    deps=[PLAYER, wfr_score, CLAN_MEMBERS_KEY],
     fresh=WEEKLY,
     condition=_after_change(WFR_SCORE_KEY, "50 * * * *"),
 )

@@ -8,25 +8,34 @@ import dagster as dg
 from assets import (
     analytics,
     archives,
+    clans,
     core,
     crawl,
     definitions,
     leaderboards,
     manifest,
+    players,
     queues,
+    recovery,
 )
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
+from raidhub_dagster.checks.players import PLAYER_CHECKS
 from raidhub_dagster.checks.quality import QUALITY_CHECKS
 from raidhub_dagster.checks.queues import QUEUE_CHECKS
+from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
+from raidhub_dagster.jobs.players import PLAYER_JOBS
 from raidhub_dagster.jobs.quality import QUALITY_JOBS
+from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.resources import (
     ArchiveResource,
     BrokerResource,
@@ -35,12 +44,21 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES, MANIFEST_SCHEDULES, QUALITY_SCHEDULES
+from raidhub_dagster.schedules import (
+    CLAN_SCHEDULES,
+    LEADERBOARD_SCHEDULES,
+    MANIFEST_SCHEDULES,
+    PLAYER_SCHEDULES,
+    QUALITY_SCHEDULES,
+    RECOVERY_SCHEDULES,
+)
 from raidhub_dagster.settings import Settings
 from sensors.archive_partitions import archive_partitions_sensor
 from sensors.automation import scores_automation_sensor
 from sensors.contest_weekend import contest_weekend_sensor
+from sensors.definitions_changed import definitions_changed_sensor
 from sensors.manifest_version import manifest_version_sensor
+from sensors.missed_backlog import missed_backlog_sensor
 from sensors.queue_depths import queue_depths_sensor
 from sensors.run_outcomes import failed_checks_sensor, run_failure_sensor
 from sensors.stream_health import stream_health_sensor
@@ -49,31 +67,43 @@ from sensors.stream_progress import stream_progress_sensor
 ASSET_MODULES = [
     analytics,
     archives,
+    clans,
     core,
     crawl,
     definitions,
     leaderboards,
     queues,
     manifest,
+    recovery,
+    players,
 ]
 CHECKS = [
     *FRESHNESS_CHECKS,
+    *CLAN_CHECKS,
     *LEADERBOARD_CHECKS,
     *QUALITY_CHECKS,
     *QUEUE_CHECKS,
     *MANIFEST_CHECKS,
+    *PLAYER_CHECKS,
     *ARCHIVE_CHECKS,
+    *RECOVERY_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
+    *CLAN_JOBS,
     *LEADERBOARD_JOBS,
     *QUALITY_JOBS,
     *MANIFEST_JOBS,
+    *PLAYER_JOBS,
     *ARCHIVE_JOBS,
+    *RECOVERY_JOBS,
 ]
 SCHEDULES = [
+    *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
     *QUALITY_SCHEDULES,
+    *RECOVERY_SCHEDULES,
+    *PLAYER_SCHEDULES,
 ]
 SENSORS = [
     contest_weekend_sensor,
@@ -83,8 +113,10 @@ SENSORS = [
     run_failure_sensor,
     scores_automation_sensor,
     stream_health_sensor,
+    definitions_changed_sensor,
     stream_progress_sensor,
     archive_partitions_sensor,
+    missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),

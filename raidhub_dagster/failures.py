@@ -22,17 +22,17 @@ def dagster_failures() -> Iterator[None]:
     """Inside, an error that the same input raises again becomes a failure without retries.
 
     Those are PermanentError and PostgreSQL's errors that neither a conflict nor a lost connection
-    explains (a missing table, a broken statement). So does maintenance, which lasts for hours: the
-    next tick of whoever asked is soon enough. Where Bungie asked for a pause, the step is repeated
-    after it. Everything else passes: the step's retry policy is for lost processes and locks.
+    explains (a missing table, a broken statement). Maintenance lasts for hours, so two tries in two
+    minutes are in vain as well. Where Bungie asked for a pause, the step is repeated after it.
+    Everything else passes: the step's retry policy is for lost processes and locks.
     """
     try:
         yield
     except PermanentError as error:
         raise dg.Failure(str(error), metadata=error.facts, allow_retries=False) from error
     except MaintenanceError as error:
-        told = f"Bungie is in maintenance, nothing was changed: {error}"
-        raise dg.Failure(told, metadata=error.facts, allow_retries=False) from error
+        reason = f"Bungie's maintenance, run this again after it: {error}"
+        raise dg.Failure(reason, metadata=error.facts, allow_retries=False) from error
     except BungieError as error:
         if error.pause_s <= 0:
             raise

@@ -3,7 +3,7 @@
 No SQL here, and nothing is opened at import or when definitions load. Tests pass `settings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from pydantic import Field, PrivateAttr
 
 from raidhub_dagster.archives.source import Source, find_source
-from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient
+from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient, doubling_s
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -36,6 +36,10 @@ class SettingsResource(dg.ConfigurableResource[None]):
         """Puts the run id into the name under which the server lists the connection."""
         if context.run:
             self._application = f"dagster {context.run.run_id}"
+
+    def open_settings(self) -> Settings:
+        """For calls of the domain that take a setting or open their own connection."""
+        return self._load()
 
     def _load(self) -> Settings:
         return Settings(**self.settings) if self.settings else Settings.load()
@@ -105,9 +109,11 @@ class ArchiveResource(SettingsResource):
 class BungieResource(SettingsResource):
     """Bungie's API, through zeus where there is one. Every step that uses it has pool "bungie"."""
 
-    def client(self, *, attempts: int = ATTEMPTS) -> BungieClient:
+    def client(
+        self, *, attempts: int = ATTEMPTS, pause_s: Callable[[int], float] = doubling_s
+    ) -> BungieClient:
         """A client of one thread; the caller closes it. Raises ConfigurationError without a key."""
-        return BungieClient.from_settings(self._load(), attempts=attempts)
+        return BungieClient.from_settings(self._load(), attempts=attempts, pause_s=pause_s)
 
     def manifest_folder(self) -> Path:
         """Where the game's manifests lie on this machine."""
@@ -122,10 +128,6 @@ class BrokerResource(SettingsResource):
         """A publisher, closed at the end; it connects at the first message."""
         with Publisher(self._load(), self._application) as publisher:
             yield publisher
-
-    def open_settings(self) -> Settings:
-        """For calls of the domain that open their own connection (messaging.overview, .parking)."""
-        return self._load()
 
 
 class DiscordResource(SettingsResource):

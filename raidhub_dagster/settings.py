@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     young_report_s: float = Field(default=120.0, ge=0)
     young_first_recheck_s: float = Field(default=900.0, gt=0)
     young_last_recheck_s: float = Field(default=172_800.0, gt=0)
+    # More due missed ids than this start a run of recovery at once: the crawl's own tenth of its
+    # workers takes minutes for them, eight workers of recovery half a minute.
+    missed_backlog_rows: int = Field(default=1000, gt=0)
     missed_pgcr_log_file_path: Path | None = None  # a legacy log to import
 
     # Historical archives: a folder, or an http(s) address below which they lie. None: no archives.

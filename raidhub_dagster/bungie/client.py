@@ -39,6 +39,11 @@ DOWNLOAD_S = 600.0
 _CHUNK_BYTES = 64 * 1024
 
 
+def doubling_s(attempt: int) -> float:
+    """The wait after attempt number `attempt` (1 is the first) that suits most requests."""
+    return min(FIRST_WAIT_S * 2.0 ** (attempt - 1), LONGEST_WAIT_S)
+
+
 class BungieError(TransientError):
     """An answer worth another try; `pause_s` is what Bungie asks for before it."""
 
@@ -81,6 +86,7 @@ class BungieClient:
         user_agent: str,
         *,
         attempts: int = ATTEMPTS,
+        pause_s: Callable[[int], float] = doubling_s,
         timeout_s: float = TIMEOUT_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -89,6 +95,7 @@ class BungieClient:
     ) -> None:
         self.endpoints = endpoints
         self.is_reachable = True  # False while the last request found nobody who listens
+        self._pause_s = pause_s
         self._timeout_s = timeout_s
         self._clock = clock
         self._now = now
@@ -105,13 +112,25 @@ class BungieClient:
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, attempts: int = ATTEMPTS) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        attempts: int = ATTEMPTS,
+        pause_s: Callable[[int], float] = doubling_s,
+    ) -> Self:
         """A client of the API that `settings` name: zeus, or Bungie itself without it.
 
         Raises ConfigurationError without a key.
         """
         endpoints = Endpoints(settings.www_base, settings.pgcr_base)
-        return cls(endpoints, settings.api_key, settings.bungie_user_agent, attempts=attempts)
+        return cls(
+            endpoints,
+            settings.api_key,
+            settings.bungie_user_agent,
+            attempts=attempts,
+            pause_s=pause_s,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -236,11 +255,11 @@ class BungieClient:
         return reply
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """What Bungie asks for, at least a doubling wait with jitter."""
+        """What Bungie asks for, at least the client's own pause with jitter."""
         error = state.outcome.exception() if state.outcome else None
         asked_s = error.pause_s if isinstance(error, BungieError) else 0.0
-        doubled_s = min(FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT_S)
-        wait_s = max(asked_s, doubled_s) + self._rng.uniform(0, FIRST_WAIT_S)
+        wait_s = max(asked_s, self._pause_s(state.attempt_number))
+        wait_s += self._rng.uniform(0, FIRST_WAIT_S)
         log.info(
             "Bungie's API failed, trying again",
             extra={"action": "bungie_request_retried", "error": str(error), "wait_s": wait_s},

@@ -288,6 +288,13 @@ class PgcrResult:
         """The request itself is refused: no later try brings anything else."""
         return self.code in _POISON
 
+    @property
+    def exists(self) -> bool | None:
+        """Whether the id is published; None when the answer does not tell."""
+        if self.code == 1 or self.kind is ResultKind.INSUFFICIENT_PRIVILEGES:
+            return True
+        return False if self.kind is ResultKind.NOT_FOUND else None
+
 
 _KIND_OF_CLASS = {
     CodeClass.MAINTENANCE: ResultKind.SYSTEM_DISABLED,

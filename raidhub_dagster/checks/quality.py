@@ -1,4 +1,4 @@
-"""What must hold of the tables that the stream writes: looked at daily, and by hand at any time.
+"""What must hold of tables, by samples: looked at daily, and by hand at any time.
 
 The claims, and the SQL behind them, stand in storage/quality.py. None blocks: nothing that Dagster
 computes would be better for waiting.
@@ -6,7 +6,7 @@ computes would be better for waiting.
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions
+from assets import analytics, clans, core, crawl, definitions
 from assets.core import INSTANCE
 from raidhub_dagster.checks.claims import claim, judged
 from raidhub_dagster.failures import dagster_failures
@@ -21,9 +21,10 @@ from raidhub_dagster.storage.quality import (
 
 _KEYS = {
     spec.metadata.get("dagster/table_name"): spec.key
-    for module in (definitions, crawl, core, analytics)
-    for spec in vars(module).values()
-    if isinstance(spec, dg.AssetSpec)
+    for module in (definitions, crawl, core, analytics, clans)
+    for asset in vars(module).values()
+    if isinstance(asset, dg.AssetSpec | dg.AssetsDefinition)
+    for spec in ([asset] if isinstance(asset, dg.AssetSpec) else asset.specs)
 }
 
 

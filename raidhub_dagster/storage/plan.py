@@ -133,6 +133,24 @@ def make_plan(
     return planner.plan
 
 
+def foresee(cursor: Cursor, report: Report, *, now: datetime) -> Outcome:
+    """What storing `report` alone would end as, by what is there now; reads only.
+
+    Players who would have to stay because they are flagged are not looked for (PARTLY_REPLACED).
+    """
+    cursor.execute(_SQL["find_activities"], {"hashes": array([report.instance.hash])})
+    instance_id = report.instance.instance_id
+    plan = make_plan(cursor, {instance_id: report}, dict(cursor.fetchall()), now=now)
+    return plan.outcomes[instance_id]
+
+
+def read_kept(cursor: Cursor, instance_id: int, now: datetime) -> Instance | Rejection | None:
+    """What the kept report of `instance_id` says; None without one."""
+    cursor.execute(_SQL["read_kept"], {"instance_id": instance_id})
+    row = cursor.fetchone()
+    return None if row is None else parse_kept(instance_id, bytes(row[0]), now)
+
+
 def parse_kept(instance_id: int, data: bytes, now: datetime) -> Instance | Rejection:
     """What a kept body says. It was accepted once: what was good enough then is good enough now."""
     try:

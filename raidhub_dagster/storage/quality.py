@@ -111,6 +111,16 @@ POSTGRES: Mapping[str, Claim] = {
         "Totals of sampled players are the sums over their activities.",
         {"players_that_differ": "totals differ from the activities"},
     ),
+    "clan.clan": Claim(
+        "have_names",
+        "Every clan has a name, and was written in the past.",
+        {"clans_without_name": "a clan has no name, or a time in the future"},
+    ),
+    "streaming.top_player": Claim(
+        "are_known",
+        "Everybody at the top is a player that we know.",
+        {"top_players_unknown": "core.player lacks the player"},
+    ),
     "streaming.outbox": Claim(
         "is_drained",
         "Nothing waits for more than an hour or failed more than ten times.",

@@ -16,6 +16,7 @@ LEADERBOARDS = [
     "individual_global_leaderboard",
     "individual_pantheon_version_leaderboard",
     "individual_raid_leaderboard",
+    "sum_of_best",
     "team_activity_version_leaderboard",
     "team_pantheon_custom_race_leaderboard",
     "wfr_score",
@@ -77,6 +78,8 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/weapon_meta_by_hour",
             "postgres/outbox",
         ],
+        "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
+        "players": ["postgres/search_score"],
         "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
         "manifest": [
@@ -92,23 +95,39 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "postgres/weapon_definitions",
         ],
         "queues": sorted(f"rabbitmq/{name}" for name in MAIN_QUEUES),
+        "recovery": ["postgres/missed_pgcrs", "postgres/pgcr_gaps"],
     }
-    areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
+    areas = ["contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
+        "activity_history_update",
         "archives_job",
-        "reprocessing_job",
-        "update_skull_hashes",
+        "clans_job",
         "leaderboards_job",
+        "players_upkeep_job",
+        "reprocessing_job",
+        "stale_players",
+        "update_skull_hashes",
         *(f"leaderboards_{area}_job" for area in areas),
         "manifest_job",
         "manifest_lookups_job",
         "quality_job",
+        "recovery_missed_job",
+        "recovery_gaps_job",
+        "process_single_pgcr",
+        "fix_malformed_pgcrs",
+        "flag_restricted_pgcrs",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
+        "activity_history_update_schedule",
+        "clans_schedule",
+        "players_upkeep_schedule",
+        "stale_players_schedule",
         *(f"leaderboards_{area}_schedule" for area in areas),
         "manifest_lookups_schedule",
         "quality_schedule",
+        "recovery_missed_schedule",
+        "recovery_gaps_schedule",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "archive_partitions_sensor",
@@ -119,7 +138,9 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "run_failure_sensor",
         "scores_automation_sensor",
         "stream_health_sensor",
+        "definitions_changed_sensor",
         "stream_progress_sensor",
+        "missed_backlog_sensor",
     }
 
 
@@ -133,15 +154,15 @@ def test_a_leaderboard_is_checked_pooled_and_hooked(name: str) -> None:
     assert asset.op.pool == "postgres_refresh"
     assert stop_run_retries in asset.hook_defs
     blocking = [k for k in node.check_keys if defs.resolve_asset_graph().get(k).blocking]
-    assert [check.asset_key for check in blocking] == [key]
+    assert {check.asset_key for check in blocking} == {key}
 
 
 @pytest.mark.parametrize(
     ("name", "parents"),
     [
         ("wfr_score", {"world_first_contest_leaderboard", "player"}),
-        ("individual_global_leaderboard", {"wfr_score", "player"}),
-        ("clan_leaderboard", {"wfr_score", "player"}),
+        ("individual_global_leaderboard", {"wfr_score", "sum_of_best", "player"}),
+        ("clan_leaderboard", {"wfr_score", "clan_members", "player"}),
     ],
 )
 def test_a_score_is_there_before_it_is_ranked(name: str, parents: set[str]) -> None:

@@ -166,6 +166,20 @@ def test_empty_tables_break_nothing(world: World) -> None:
         ("core.player_stats", "stats_that_differ", "DELETE FROM core.player_stats"),
         ("core.player", "players_that_differ", "UPDATE core.player SET clears = 3"),
         (
+            "clan.clan",
+            "clans_without_name",
+            "INSERT INTO clan.clan (group_id, name, motto, call_sign, clan_banner_data)"
+            " VALUES (5, ' ', '', '', '{\"decalId\": 1, \"decalColorId\": 1,"
+            ' "decalBackgroundColorId": 1, "gonfalonId": 1, "gonfalonColorId": 1,'
+            ' "gonfalonDetailId": 1, "gonfalonDetailColorId": 1}\')',
+        ),
+        (
+            "streaming.top_player",
+            "top_players_unknown",
+            "INSERT INTO streaming.top_player (membership_id, membership_type, best_rank)"
+            " VALUES (99, 3, 1)",
+        ),
+        (
             "streaming.outbox",
             "effects_that_stay",
             "INSERT INTO streaming.outbox (kind, destination, key, body, created_at)"

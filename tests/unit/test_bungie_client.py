@@ -144,6 +144,25 @@ def test_tries_again_after_what_may_pass(server: Server, world: World, bad: Repl
     assert len(world.waits) == 1
 
 
+def test_waits_as_its_caller_wants(server: Server) -> None:
+    """The crawl of clans has rules of its own for tries and pauses (docs/domain/clans.md)."""
+    server.replies = [error(1618)]
+    waits: list[float] = []
+    with (
+        BungieClient(
+            Endpoints(server.base, server.base),
+            KEY,
+            "Test/1",
+            attempts=4,
+            pause_s=lambda attempt: 20.0 * attempt,
+            sleep=waits.append,
+        ) as client,
+        pytest.raises(TransientError),
+    ):
+        client.get(client.endpoints.settings_url())
+    assert [int(w // 20) for w in waits] == [1, 2, 3]
+
+
 def test_waits_longer_each_time_and_gives_up(server: Server, world: World) -> None:
     """The caller then decides; an endless loop would hold its slot of the pool."""
     server.replies = [error(1618)]

@@ -264,6 +264,22 @@ WHERE membership_id = ANY(%(players)s::bigint[])
 ORDER BY membership_id
 LIMIT 5;
 
+-- name: clans_without_name
+-- The whole table: some thousand clans.
+SELECT group_id, count(*) OVER ()
+FROM clan.clan
+WHERE btrim(name) = '' OR updated_at > now() + interval '1 day'
+ORDER BY group_id
+LIMIT 5;
+
+-- name: top_players_unknown
+-- The whole table: the top 1500 of each board.
+SELECT membership_id, count(*) OVER ()
+FROM streaming.top_player AS top
+WHERE NOT EXISTS (SELECT FROM core.player AS p WHERE p.membership_id = top.membership_id)
+ORDER BY membership_id
+LIMIT 5;
+
 -- name: effects_that_stay
 -- Index outbox_unsent_idx; more than an hour in the outbox, or more than ten tries in vain.
 SELECT id, count(*) OVER ()
