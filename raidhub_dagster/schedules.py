@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from raidhub_dagster.jobs import derived_state, leaderboards, manifest, recovery, upkeep
+from raidhub_dagster.jobs import derived_state, leaderboards, manifest, quality, recovery, upkeep
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
@@ -126,6 +126,12 @@ LEADERBOARD_SCHEDULES = [
         description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
         "otherwise the schedule of the version boards refreshes it once a day.",
     )(follow_custom_race),
+]
+
+QUALITY_SCHEDULES = [
+    schedule_for(
+        quality.quality_job.name, "0 4 * * *", "Every asset check, daily at 04:00: the quiet hour."
+    ),
 ]
 
 RECOVERY_SCHEDULES = [
