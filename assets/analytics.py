@@ -4,6 +4,10 @@ Hermes' relay sends the outbox; ClickHouse fills its aggregates at each insert. 
 observes: stream_progress_sensor reports their growth.
 """
 
+from datetime import timedelta
+
+import dagster as dg
+
 from assets.core import INSTANCE, INSTANCE_CHARACTER_WEAPON
 from assets.definitions import ACTIVITY_VERSION
 from assets.tables import table
@@ -22,6 +26,8 @@ CLICKHOUSE_INSTANCE = table(
     description="One row a raid with players, characters and weapons nested. Rows are counted "
     "as stored: a corrected raid counts twice until ClickHouse merges.",
     deps=[OUTBOX, ACTIVITY_VERSION],
+    # An hour later than the reports: ClickHouse may be away for so long without a loss.
+    fresh=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3)),
 )
 PLAYER_POPULATION_BY_HOUR = table(
     "player_population_by_hour",

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from raidhub_dagster.jobs import derived_state, leaderboards, manifest, recovery, upkeep
+from raidhub_dagster.jobs import leaderboards, manifest, quality, recovery, upkeep
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
@@ -128,6 +128,12 @@ LEADERBOARD_SCHEDULES = [
     )(follow_custom_race),
 ]
 
+QUALITY_SCHEDULES = [
+    schedule_for(
+        quality.quality_job.name, "0 4 * * *", "Every asset check, daily at 04:00: the quiet hour."
+    ),
+]
+
 RECOVERY_SCHEDULES = [
     dg.schedule(
         name="recovery_missed_schedule",
@@ -183,11 +189,6 @@ UPKEEP_SCHEDULES = [
         "0 4 * * *",
         "Ledgers of the stream past their retention, daily at 04:00.",
         _for_real(upkeep.prune_ledgers),
-    ),
-    schedule_for(
-        derived_state.derived_state_job.name,
-        "10 4 * * *",
-        "A random sample of players and reports against a recount, daily at 04:10.",
     ),
     schedule_for(
         upkeep.prune_dagster_events.name,

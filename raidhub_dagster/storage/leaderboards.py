@@ -90,6 +90,12 @@ _ELIGIBILITY: Mapping[str, tuple[tuple[str, str], ...]] = {
     "team_pantheon_custom_race_leaderboard": _INELIGIBLE_TEAM,
     "clan_leaderboard": (("check_clans", "a clan has no known member"),),
 }
+# Boards of players -> what their rows are told apart by besides the player.
+RECOUNTED: Mapping[str, tuple[str, ...]] = {
+    "individual_global_leaderboard": (),
+    "individual_raid_leaderboard": ("activity_id",),
+    "individual_pantheon_version_leaderboard": ("version_id",),
+}
 # The one position that not every row has: its index is not unique, so its values are compared.
 _PARTIAL_POSITION = "speed_position"
 
@@ -239,6 +245,41 @@ def check_positions(
         return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
 
 
+def check_recount(
+    connection: Connection,
+    view: str,
+    since: datetime,
+    *,
+    sample: int = 20,
+    timeout_s: int = 300,
+) -> list[Problem]:
+    """Sampled rows of a view of RECOUNTED that differ from the players' raids, or stand wrong.
+
+    Players with a raid stored after `since` (aware), the start of the refresh, are left out. Raises
+    PermanentError when the view was never refreshed.
+    """
+    name = _qualified(view)
+    identifier = sql.Identifier("leaderboard", view)
+    values = {"sample": sample, "since": since}
+    with filled(name), connection, connection.cursor() as cursor:
+        _limit(cursor, timeout_s)
+        problems = list(
+            find_broken(cursor, _SQL[f"recount_{view}"], "a counter differs from the raids", values)
+        )
+        for position in POSITIONS[view][1]:
+            what = position.removesuffix("_position")
+            statement = sql.SQL(_SQL["check_ranks"]).format(
+                view=identifier,
+                part=sql.Identifier(*RECOUNTED[view]) if RECOUNTED[view] else sql.Literal(0),
+                value=sql.Identifier(what),
+                position=sql.Identifier(position),
+                rank=sql.Identifier(f"{what}_rank"),
+                sign=sql.Literal(-1 if position == _PARTIAL_POSITION else 1),
+            )
+            problems += find_broken(cursor, statement, f"{position} or its rank is wrong", values)
+    return problems
+
+
 def refresh_wfr_score(
     connection: Connection,
     *,
@@ -285,6 +326,20 @@ def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Pro
     changed = _changed_scores(connection, timeout_s)
     examples = tuple(membership_id for membership_id, _ in changed[:5])
     return [Problem("a score differs from the races", len(changed), examples)] if changed else []
+
+
+def fingerprint(connection: Connection, name: str) -> str | None:
+    """A digest of what others read of the races or of WFR_SCORE: equal rows, equal digest.
+
+    None for any other board: nothing is computed from it. Raises PermanentError when it was never
+    refreshed.
+    """
+    if name not in ("world_first_contest_leaderboard", WFR_SCORE):
+        return None
+    with filled(f"leaderboard.{name}"), connection, connection.cursor() as cursor:
+        cursor.execute(_SQL[f"fingerprint_{name}"])
+        ((digest,),) = cursor.fetchall()
+    return str(digest)
 
 
 def _gaps(cursor: Cursor, view: str) -> Iterator[Problem]:
