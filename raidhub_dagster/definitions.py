@@ -1,12 +1,15 @@
 """The code location: the only place where Dagster objects are put together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards
+from assets import analytics, core, crawl, definitions, leaderboards, reports
+from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
 from raidhub_dagster.resources import (
     BrokerResource,
@@ -15,7 +18,7 @@ from raidhub_dagster.resources import (
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import ANALYTICS_SCHEDULES, LEADERBOARD_SCHEDULES
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
@@ -24,14 +27,18 @@ ASSET_MODULES = [
     crawl,
     definitions,
     leaderboards,
+    reports,
 ]
 CHECKS = [
+    *ANALYTICS_CHECKS,
     *LEADERBOARD_CHECKS,
 ]
-JOBS = [
+JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
+    *ANALYTICS_JOBS,
     *LEADERBOARD_JOBS,
 ]
 SCHEDULES = [
+    *ANALYTICS_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
 ]
 SENSORS = [

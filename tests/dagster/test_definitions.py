@@ -76,15 +76,29 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/player_population_by_hour",
             "clickhouse/player_relation_weights_bidirectional",
             "clickhouse/weapon_meta_by_hour",
+            "postgres/clickhouse_dirty_day",
             "postgres/outbox",
         ],
+        "reports": ["clickhouse/weapon_meta_trend", "clickhouse/weekly_raid_report"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
     }
     areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
-    assert jobs == {"leaderboards_job", *(f"leaderboards_{area}_job" for area in areas)}
+    assert jobs == {
+        "analytics_clear_time_job",
+        "analytics_daily_job",
+        "analytics_rebuild_job",
+        "analytics_relations_job",
+        "leaderboards_job",
+        *(f"leaderboards_{area}_job" for area in areas),
+        "rebuild_clickhouse_day",
+        "reports_weekly_job",
+    }
     assert {schedule.name for schedule in repository.schedule_defs} == {
-        f"leaderboards_{area}_schedule" for area in areas
+        "analytics_daily_schedule",
+        "analytics_relations_schedule",
+        *(f"leaderboards_{area}_schedule" for area in areas),
+        "reports_weekly_schedule",
     }
     assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
 
