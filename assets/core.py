@@ -5,7 +5,8 @@ the age of the newest stored raid: how far the players' histories are behind the
 """
 
 from assets.crawl import PGCR
-from assets.definitions import ACTIVITY_VERSION, CLASS_DEFINITION, SEASON
+from assets.definitions import ACTIVITY_VERSION, SEASON
+from assets.manifest import class_definitions
 from assets.tables import table
 
 INSTANCE = table(
@@ -24,7 +25,7 @@ INSTANCE_CHARACTER = table(
     "extended.instance_character",
     group="core",
     description="One character in one raid: class, kills, deaths, assists, time.",
-    deps=[INSTANCE_PLAYER, CLASS_DEFINITION],
+    deps=[INSTANCE_PLAYER, class_definitions],
 )
 INSTANCE_CHARACTER_WEAPON = table(
     "extended.instance_character_weapon",

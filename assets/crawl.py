@@ -3,6 +3,8 @@
 Atlas and hermes write these tables, not Dagster; stream_progress_sensor reports their growth.
 """
 
+import dagster as dg
+
 from assets.tables import table
 
 CRAWL_BLOCK = table(
@@ -23,5 +25,5 @@ PGCR = table(
     group="crawl",
     description="Every raid report as Bungie published it (gzip). Hermes stores it; all else can "
     "be derived from it. The lag is the time since the last one was stored.",
-    deps=[CRAWL_BLOCK, MISSED_PGCR],
+    deps=[CRAWL_BLOCK, MISSED_PGCR, dg.AssetKey(["archive", "pgcr_archive"])],
 )

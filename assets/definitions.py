@@ -1,6 +1,7 @@
 """Game definitions: which hash is which raid.
 
-`raidhub seed` writes them, not Dagster: every asset here is external.
+`raidhub seed` writes them, not Dagster: every asset here is external. What the manifest says is in
+`manifest.py`.
 """
 
 from assets.tables import table
@@ -26,14 +27,4 @@ ACTIVITY_VERSION = table(
     group="definitions",
     description="Which activity and version a report's hash means. Other hashes are no raids.",
     deps=[ACTIVITY_DEFINITION, VERSION_DEFINITION],
-)
-CLASS_DEFINITION = table(
-    "definitions.class_definition",
-    group="definitions",
-    description="Hunter, Titan, Warlock: names of the class hashes that characters carry.",
-)
-ACTIVITY_FEAT_DEFINITION = table(
-    "definitions.activity_feat_definition",
-    group="definitions",
-    description="Feats by skull hash; the custom race counts distinct ones. From the manifest.",
 )

@@ -11,13 +11,17 @@ import dagster as dg
 from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
-from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_FEAT_DEFINITION, ACTIVITY_VERSION
+from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_VERSION
+from assets.manifest import activity_feat_definitions
 from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.derived_columns import refresh_sums_of_best
 from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top, top_scores
 
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
+SUM_OF_BEST_KEY = dg.AssetKey(["postgres", "sum_of_best"])
+CLAN_MEMBERS_KEY = dg.AssetKey(["postgres", "clan_members"])  # assets/clans.py, which reads ranks
 
 
 def leaderboard_key(view: str) -> dg.AssetKey:
@@ -35,7 +39,7 @@ class RefreshConfig(dg.Config):
 
 
 def _leaderboard(
-    view: str, *, description: str, deps: Sequence[dg.AssetSpec | dg.AssetsDefinition]
+    view: str, *, description: str, deps: Sequence[dg.AssetSpec | dg.AssetsDefinition | dg.AssetKey]
 ) -> dg.AssetsDefinition:
     """The asset of materialized view `leaderboard.<view>`."""
 
@@ -59,6 +63,7 @@ def _leaderboard(
                 "dagster/row_count": done.rows,
                 "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
+                "unseen_from": done.unseen_from,
                 "top_10": shown(best),
             }
         )
@@ -90,7 +95,7 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     "team_pantheon_custom_race_leaderboard",
     description="Teams by how soon they cleared Insurrection Prime with exactly five feats, in "
     "the race of 13 to 15 June 2026.",
-    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION, ACTIVITY_FEAT_DEFINITION],
+    deps=[INSTANCE, INSTANCE_PLAYER, ACTIVITY_VERSION, activity_feat_definitions],
 )
 
 
@@ -120,13 +125,39 @@ def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.Materiali
     )
 
 
+@dg.asset(
+    key=SUM_OF_BEST_KEY,
+    group_name="leaderboards",
+    kinds={"postgres"},
+    owners=OWNERS,
+    description="Every player's fastest fresh clears of all raids in the game, added up; null "
+    "without one of them: the column sum_of_best of core.player. The store keeps it current, this "
+    "brings it to changed definitions. Rows are the players with a sum.",
+    deps=[PLAYER_STATS, INSTANCE, ACTIVITY_DEFINITION],
+    metadata={"dagster/table_name": "core.player"},
+    pool="postgres_refresh",
+    retry_policy=RETRY,
+)
+def sum_of_best(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+    started = time.monotonic()
+    with dagster_failures(), postgres.connection() as connection:
+        done = refresh_sums_of_best(connection, timeout_s=config.timeout_s)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": done.rows,
+            "changed_players": done.changed,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    )
+
+
 individual_global_leaderboard = _leaderboard(
     "individual_global_leaderboard",
     description="Players over all raids: clears, fresh clears, sherpas, speed, time, race score.",
-    deps=[PLAYER, wfr_score],
+    deps=[PLAYER, wfr_score, sum_of_best],
 )
 clan_leaderboard = _leaderboard(
     "clan_leaderboard",
     description="Clans by what their known members did, and by their race scores.",
-    deps=[PLAYER, wfr_score],
+    deps=[PLAYER, wfr_score, CLAN_MEMBERS_KEY],
 )

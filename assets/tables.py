@@ -15,7 +15,7 @@ def table(
     *,
     group: str,
     description: str,
-    deps: Iterable[dg.AssetSpec | dg.AssetsDefinition] = (),
+    deps: Iterable[dg.AssetKey | dg.AssetSpec | dg.AssetsDefinition] = (),
     store: str = "postgres",
 ) -> dg.AssetSpec:
     """The external asset of table `name` (with its schema, as the store knows it).

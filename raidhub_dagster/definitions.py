@@ -5,48 +5,106 @@ from typing import Any
 
 import dagster as dg
 
-from assets import analytics, core, crawl, definitions, leaderboards, reports
+from assets import (
+    analytics,
+    archives,
+    clans,
+    core,
+    crawl,
+    definitions,
+    leaderboards,
+    manifest,
+    players,
+    recovery,
+    reports,
+)
 from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
+from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.leaderboards import LEADERBOARD_CHECKS
+from raidhub_dagster.checks.manifest import MANIFEST_CHECKS
+from raidhub_dagster.checks.players import PLAYER_CHECKS
+from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
+from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.leaderboards import LEADERBOARD_JOBS
+from raidhub_dagster.jobs.manifest import MANIFEST_JOBS
+from raidhub_dagster.jobs.players import PLAYER_JOBS
+from raidhub_dagster.jobs.recovery import RECOVERY_JOBS
 from raidhub_dagster.resources import (
+    ArchiveResource,
     BrokerResource,
     BungieResource,
     ClickHouseResource,
     DiscordResource,
     PostgresResource,
 )
-from raidhub_dagster.schedules import ANALYTICS_SCHEDULES, LEADERBOARD_SCHEDULES
+from raidhub_dagster.schedules import (
+    ANALYTICS_SCHEDULES,
+    CLAN_SCHEDULES,
+    LEADERBOARD_SCHEDULES,
+    MANIFEST_SCHEDULES,
+    PLAYER_SCHEDULES,
+    RECOVERY_SCHEDULES,
+)
+from sensors.archive_partitions import archive_partitions_sensor
+from sensors.definitions_changed import definitions_changed_sensor
+from sensors.manifest_version import manifest_version_sensor
+from sensors.missed_backlog import missed_backlog_sensor
 from sensors.stream_progress import stream_progress_sensor
 
 ASSET_MODULES = [
     analytics,
+    archives,
+    clans,
     core,
     crawl,
     definitions,
     leaderboards,
+    manifest,
+    recovery,
+    players,
     reports,
 ]
 CHECKS = [
     *ANALYTICS_CHECKS,
+    *CLAN_CHECKS,
     *LEADERBOARD_CHECKS,
+    *MANIFEST_CHECKS,
+    *PLAYER_CHECKS,
+    *ARCHIVE_CHECKS,
+    *RECOVERY_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *ANALYTICS_JOBS,
+    *CLAN_JOBS,
     *LEADERBOARD_JOBS,
+    *MANIFEST_JOBS,
+    *PLAYER_JOBS,
+    *ARCHIVE_JOBS,
+    *RECOVERY_JOBS,
 ]
 SCHEDULES = [
     *ANALYTICS_SCHEDULES,
+    *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
+    *MANIFEST_SCHEDULES,
+    *RECOVERY_SCHEDULES,
+    *PLAYER_SCHEDULES,
 ]
 SENSORS = [
+    manifest_version_sensor,
+    definitions_changed_sensor,
     stream_progress_sensor,
+    archive_partitions_sensor,
+    missed_backlog_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),
     "clickhouse": ClickHouseResource(),
+    "archives": ArchiveResource(),
     "bungie": BungieResource(),
     "broker": BrokerResource(),
     "discord": DiscordResource(),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 import psycopg2
 
-from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.errors import MaintenanceError, PermanentError
 from raidhub_dagster.storage.postgres import is_connection_lost, is_retried
 
 # The run-retry daemon reads this tag of a run before it launches another one.
@@ -21,13 +21,17 @@ def dagster_failures() -> Iterator[None]:
     """Inside, an error that the same input raises again becomes a failure without retries.
 
     Those are PermanentError and PostgreSQL's errors that neither a conflict nor a lost connection
-    explains (a missing table, a broken statement). Everything else passes: the step's retry policy
-    is for lost processes and locks.
+    explains (a missing table, a broken statement). Maintenance lasts for hours, so two tries in two
+    minutes are in vain as well. Everything else passes: the step's retry policy is for lost
+    processes and locks.
     """
     try:
         yield
     except PermanentError as error:
         raise dg.Failure(str(error), metadata=error.facts, allow_retries=False) from error
+    except MaintenanceError as error:
+        reason = f"Bungie's maintenance, run this again after it: {error}"
+        raise dg.Failure(reason, metadata=error.facts, allow_retries=False) from error
     except psycopg2.Error as error:
         if is_retried(error) or is_connection_lost(error):
             raise

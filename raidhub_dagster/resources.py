@@ -3,8 +3,9 @@
 No SQL here, and nothing is opened at import or when definitions load. Tests pass `settings`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,8 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from pydantic import Field, PrivateAttr
 
-from raidhub_dagster.bungie.client import BungieClient
+from raidhub_dagster.archives.source import Source, find_source
+from raidhub_dagster.bungie.client import ATTEMPTS, BungieClient, doubling_s
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -34,6 +36,10 @@ class SettingsResource(dg.ConfigurableResource[None]):
         """Puts the run id into the name under which the server lists the connection."""
         if context.run:
             self._application = f"dagster {context.run.run_id}"
+
+    def open_settings(self) -> Settings:
+        """For calls of the domain that take a setting or open their own connection."""
+        return self._load()
 
     def _load(self) -> Settings:
         return Settings(**self.settings) if self.settings else Settings.load()
@@ -87,12 +93,31 @@ class ClickHouseResource(SettingsResource):
             raise TransientError(f"ClickHouse at {address} is away: {reason}") from error
 
 
+class ArchiveResource(SettingsResource):
+    """The historical archives that the setting ARCHIVE_SOURCE names."""
+
+    def source(self) -> Source:
+        """Their folder or web server. Raises ConfigurationError for a setting that names none."""
+        settings = self._load()
+        return find_source(settings.archive_source, settings.archive_index)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self._load().archive_source)
+
+
 class BungieResource(SettingsResource):
     """Bungie's API, through zeus where there is one. Every step that uses it has pool "bungie"."""
 
-    def client(self) -> BungieClient:
+    def client(
+        self, *, attempts: int = ATTEMPTS, pause_s: Callable[[int], float] = doubling_s
+    ) -> BungieClient:
         """A client of one thread; the caller closes it. Raises ConfigurationError without a key."""
-        return BungieClient.from_settings(self._load())
+        return BungieClient.from_settings(self._load(), attempts=attempts, pause_s=pause_s)
+
+    def manifest_folder(self) -> Path:
+        """Where the game's manifests lie on this machine."""
+        return self._load().manifest_folder
 
 
 class BrokerResource(SettingsResource):
@@ -103,10 +128,6 @@ class BrokerResource(SettingsResource):
         """A publisher, closed at the end; it connects at the first message."""
         with Publisher(self._load(), self._application) as publisher:
             yield publisher
-
-    def open_settings(self) -> Settings:
-        """For calls of the domain that open their own connection (messaging.overview, .parking)."""
-        return self._load()
 
 
 class DiscordResource(SettingsResource):

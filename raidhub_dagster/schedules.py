@@ -4,42 +4,44 @@ A tick whose job still runs is skipped: a second run would only wait for the fir
 repeat it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
 from assets.reports import WEEKS
-from raidhub_dagster.jobs import analytics, leaderboards
+from raidhub_dagster.jobs import analytics, leaderboards, manifest, recovery
+from raidhub_dagster.jobs.clans import clans_job
+from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
+from raidhub_dagster.jobs.running import unfinished_run
+from raidhub_dagster.recovery.backlog import look
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
 CUSTOM_RACE_START = datetime(2026, 6, 13, 17, tzinfo=UTC)
 CUSTOM_RACE_LENGTH = timedelta(hours=48)
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
 Request = dg.RunRequest | dg.SkipReason
 
 
-def request_unless_running(context: dg.ScheduleEvaluationContext, job_name: str) -> Request:
+def request_unless_running(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
+    job_name: str,
+    run_config: Mapping[str, Any] | None = None,
+) -> Request:
     """A run of the job, or the reason not to: one that is queued or runs already."""
-    unfinished = dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED)
-    for run in context.instance.get_runs(unfinished, limit=1):
-        return dg.SkipReason(f"{job_name} runs already: {run.run_id} is {run.status.value}")
-    return dg.RunRequest()
+    running = unfinished_run(context.instance, job_name)
+    return dg.SkipReason(running) if running else dg.RunRequest(run_config=run_config)
 
 
-def schedule_for(job_name: str, cron: str, description: str) -> dg.ScheduleDefinition:
+def schedule_for(
+    job_name: str, cron: str, description: str, run_config: Mapping[str, Any] | None = None
+) -> dg.ScheduleDefinition:
     """A running schedule of job `<area>_job`, called `<area>_schedule`."""
 
     def request(context: dg.ScheduleEvaluationContext) -> Request:
-        return request_unless_running(context, job_name)
+        return request_unless_running(context, job_name, run_config)
 
     return dg.ScheduleDefinition(
         name=job_name.removesuffix("_job") + "_schedule",
@@ -101,6 +103,26 @@ ANALYTICS_SCHEDULES = [
     )(follow_game_weeks),
 ]
 
+MANIFEST_SCHEDULES = [
+    schedule_for(
+        manifest.manifest_lookups_job.name,
+        "50 3 * * *",
+        "ClickHouse's copies of the definitions, daily at 03:50, before both stores are compared.",
+    ),
+]
+
+
+def follow_backlog(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
+    """Recovers missed ids when any are due and the API may be asked."""
+    with postgres.connection() as connection:
+        backlog = look(connection, postgres.open_settings().crawl_ceiling)
+    if backlog.gate:
+        return dg.SkipReason(f"the API is off: {backlog.gate}; {backlog.due} missed ids are due")
+    if not backlog.due:
+        return dg.SkipReason("no missed id is due")
+    return request_unless_running(context, recovery.recovery_missed_job.name)
+
+
 LEADERBOARD_SCHEDULES = [
     schedule_for(
         leaderboards.leaderboards_raid_job.name, "5 9 * * *", "Raid ranks, daily at 09:05."
@@ -117,9 +139,6 @@ LEADERBOARD_SCHEDULES = [
         leaderboards.leaderboards_version_job.name,
         "0 19 * * *",
         "Boards by activity version and the custom race, daily at 19:00.",
-    ),
-    schedule_for(
-        leaderboards.leaderboards_clan_job.name, "0 12 * * 1", "Clan ranks, Mondays at 12:00."
     ),
     dg.schedule(
         name="leaderboards_contest_schedule",
@@ -138,4 +157,53 @@ LEADERBOARD_SCHEDULES = [
         description="The custom race every 3 minutes during its 48 hours from 2026-06-13 17:00; "
         "otherwise the schedule of the version boards refreshes it once a day.",
     )(follow_custom_race),
+]
+
+RECOVERY_SCHEDULES = [
+    dg.schedule(
+        name="recovery_missed_schedule",
+        job=recovery.recovery_missed_job,
+        cron_schedule="*/15 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Missed ids every 15 minutes, when any are due and the API is on.",
+    )(follow_backlog),
+    schedule_for(
+        recovery.recovery_gaps_job.name,
+        "40 4 * * *",  # few play then, so that the crawl needs the API least
+        "Gaps and the neighbours of missed ids, daily at 04:40.",
+    ),
+]
+CLAN_SCHEDULES = [
+    schedule_for(
+        clans_job.name,
+        "0 12 * * 1",
+        "Clans of the top players, all their members, then the clans' ranks, Mondays at 12:00.",
+    )
+]
+
+
+def _for_real(op: dg.OpDefinition) -> dict[str, Any]:
+    """A repair previews unless told otherwise."""
+    return {"ops": {op.name: {"config": {"dry_run": False}}}}
+
+
+PLAYER_SCHEDULES = [
+    schedule_for(
+        activity_history_update.name,
+        "0 3 * * 1",
+        "Histories that were not walked for 25 weeks, 2500 of them, Mondays at 03:00.",
+        _for_real(activity_history_update),
+    ),
+    schedule_for(
+        stale_players.name,
+        "30 3 * * *",
+        "Players who were not crawled for 30 days, 5000 of them, daily at 03:30.",
+        _for_real(stale_players),
+    ),
+    schedule_for(
+        players_upkeep_job.name,
+        "0 5 * * 0",
+        "Sums of best times and search scores against what they follow from, Sundays at 05:00.",
+    ),
 ]

@@ -108,7 +108,15 @@ class Settings(BaseSettings):
     young_report_s: float = Field(default=120.0, ge=0)
     young_first_recheck_s: float = Field(default=900.0, gt=0)
     young_last_recheck_s: float = Field(default=172_800.0, gt=0)
+    # More due missed ids than this start a run of recovery at once: the crawl's own tenth of its
+    # workers takes minutes for them, eight workers of recovery half a minute.
+    missed_backlog_rows: int = Field(default=1000, gt=0)
     missed_pgcr_log_file_path: Path | None = None  # a legacy log to import
+
+    # Historical archives: a folder, or an http(s) address below which they lie. None: no archives.
+    archive_source: Text | None = None
+    # What lists them below an address; empty: the address itself (a server's page of the folder).
+    archive_index: Text = ""
 
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
@@ -119,6 +127,8 @@ class Settings(BaseSettings):
 
     # The embedded stack. Its ports are counted up from the base, the UI first.
     raidhub_home: Path = Path(".raidhub")
+    # Four files of up to 400 MB each; the steps of one run must find the same folder.
+    manifest_dir: Path | None = None  # None: `manifest` in RAIDHUB_HOME
     raidhub_port_base: Port = 3000
     raidhub_simulator_args: Text = ""  # more flags, as on a command line
     raidhub_atlas_args: Text = ""
@@ -174,6 +184,10 @@ class Settings(BaseSettings):
         """The keys that zeus shows to Bungie. Raises ConfigurationError when there is none."""
         given = self.zeus_api_keys.get_secret_value() if self.zeus_api_keys else ""
         return tuple(k for key in given.split(",") if (k := key.strip())) or (self.api_key,)
+
+    @property
+    def manifest_folder(self) -> Path:
+        return self.manifest_dir or self.raidhub_home / "manifest"
 
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""

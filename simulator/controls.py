@@ -140,8 +140,25 @@ class Controls:
         return await self.state(request)
 
     async def manifest(self, request: web.Request) -> web.StreamResponse:
-        """Publishes a new version of the manifest, with the same records."""
-        self._simulator.manifest.revision += 1
+        """Publishes another manifest: the next one, or with {"revision": n} that one.
+
+        {"flaws": [names]} are its defects, {"hidden": n} so many addresses of its file are asked
+        too early, {"unsettled": true} lets every second answer name the one before.
+        """
+        body = await _object(request)
+        manifest = self._simulator.manifest
+        hidden = _integer(body.get("hidden", 0), "hidden")
+        flaws = body.get("flaws", [])
+        if not isinstance(flaws, list) or not all(isinstance(flaw, str) for flaw in flaws):
+            raise _BadRequestError("flaws must be a list of names")
+        if not isinstance(body.get("unsettled", False), bool):
+            raise _BadRequestError("unsettled must be true or false")
+        revision = _integer(body.get("revision", manifest.revision + 1), "revision")
+        try:
+            manifest.publish(revision, flaws)
+        except ValueError as error:
+            raise _BadRequestError(str(error)) from None
+        manifest.hidden, manifest.is_unsettled = hidden, body.get("unsettled", False)
         return await self.state(request)
 
     async def raids(self, request: web.Request) -> web.StreamResponse:

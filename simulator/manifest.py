@@ -5,6 +5,7 @@ import io
 import json
 import sqlite3
 import zipfile
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -22,30 +23,78 @@ _FIRST, _SECOND = (
 )
 
 
+# What Bungie does now and then; each is off until `/sim/manifest` switches it on.
+TRUNCATED = "truncated"  # half of the zip, with a length that fits
+HALF_AT_EDGE = "half_at_edge"  # the same, but only by the address without a query
+PAGE = "page"  # a page of the edge with HTTP 200
+CORRUPT = "corrupt"  # a sound zip of a damaged database
+MISSING_TABLE = "missing_table"
+SHRUNK = "shrunk"  # half of the items
+NEW_VALUES = "new_values"  # a weapon of a kind that nobody knows yet
+BAD_RECORDS = "bad_records"  # among good ones
+ALL_REDACTED = "all_redacted"  # of every weapon only the hash is left
+NEW_RAID = "new_raid"  # an activity that no report's definition knows
+FLAWS = (
+    *(TRUNCATED, HALF_AT_EDGE, PAGE, CORRUPT, MISSING_TABLE, SHRUNK),
+    *(NEW_VALUES, BAD_RECORDS, ALL_REDACTED, NEW_RAID),
+)
+
+NEW_WEAPON, NEW_RAID_HASH = 4_100_000_001, 4_200_000_001
+Tables = dict[str, list[dict[str, Any]]]
+_ITEMS = "DestinyInventoryItemDefinition"
+
+
 class Manifest:
-    """One version of the manifest; `revision` counts the versions."""
+    """The manifests so far; `revision` is the published one and may go back.
+
+    Each revision keeps the flaws it was published with. `hidden` addresses of a new file are
+    answered with 404 once somebody asked too early, and the edge remembers each of them.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.revision = 1
+        self.is_unsettled = False  # servers disagree: every second answer names the one before
+        self.hidden = 0
+        self._flaws: dict[int, frozenset[str]] = {}
+        self._asked = 0
+        self._remembered: set[str] = set()
         self.content = lru_cache(maxsize=2)(self._content)
+
+    def publish(self, revision: int, flaws: Collection[str] = ()) -> None:
+        """From now on this one, new or old. Raises ValueError for a flaw that does not exist."""
+        if unknown := set(flaws).difference(FLAWS):
+            raise ValueError(f"flaws are {', '.join(FLAWS)}, not {', '.join(sorted(unknown))}")
+        self.revision = revision
+        if flaws or revision not in self._flaws:
+            self._flaws[revision] = frozenset(flaws)
+        self.content.cache_clear()
 
     @property
     def version(self) -> str:
-        return f"250000.26.11.01.{1800 + self.revision}-1-sim.{self._world.config.seed}"
+        return self._version(self.revision)
 
     @property
     def path(self) -> str:
         """Where the database lies, by a name that changes with every version."""
-        name = hashlib.md5(self.version.encode(), usedforsecurity=False).hexdigest()
+        return self._path(self.revision)
+
+    def _version(self, revision: int) -> str:
+        return f"250000.26.11.01.{1800 + revision}-1-sim.{self._world.config.seed}"
+
+    def _path(self, revision: int) -> str:
+        name = hashlib.md5(self._version(revision).encode(), usedforsecurity=False).hexdigest()
         return f"/common/destiny2_content/sqlite/en/world_sql_content_{name}.content"
 
     def response(self) -> dict[str, Any]:
+        self._asked += 1
+        older = self.is_unsettled and self._asked % 2 == 0
+        revision = self.revision - 1 if older else self.revision
         return {
-            "version": self.version,
+            "version": self._version(revision),
             "mobileAssetContentPath": "",
             "mobileGearAssetDataBases": [],
-            "mobileWorldContentPaths": {"en": self.path},
+            "mobileWorldContentPaths": {"en": self._path(revision)},
             "jsonWorldContentPaths": {},
             "jsonWorldComponentContentPaths": {},
             "mobileClanBannerDatabasePath": "",
@@ -53,31 +102,62 @@ class Manifest:
             "iconImagePyramidInfo": [],
         }
 
-    def _content(self, path: str) -> bytes:
-        """The zip at `path`, which is only the cache's key: content follows the revision."""
-        database = sqlite3.connect(":memory:")
-        try:
-            for table, records in self.tables().items():
-                database.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, json BLOB)")
-                database.executemany(
-                    f"INSERT INTO {table} VALUES (?, ?)",  # noqa: S608  names are constants here
-                    [(_signed(r["hash"]), json.dumps(r)) for r in records],
-                )
-            database.commit()
-            data = database.serialize()
-        finally:
-            database.close()
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(path.rsplit("/", 1)[-1], data)
-        return packed.getvalue()
+    def revision_at(self, path: str, query: str) -> int | None:
+        """Which revision lies at an address; None for a 404."""
+        if path == self._path(self.revision):
+            address = f"{path}?{query}"
+            if address in self._remembered:
+                return None
+            if self.hidden > 0:
+                self.hidden -= 1
+                self._remembered.add(address)
+                return None
+            return self.revision
+        if self.is_unsettled and path == self._path(self.revision - 1):
+            return self.revision - 1
+        return None
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
+    def flaws(self, revision: int) -> frozenset[str]:
+        return self._flaws.get(revision, frozenset())
+
+    def _content(self, revision: int) -> bytes:
+        flaws = self.flaws(revision)
+        tables = self.tables(flaws)
+        data = database(tables, _STRAY if BAD_RECORDS in flaws else ())
+        if CORRUPT in flaws:
+            data = data[: len(data) // 2]
+        packed = zipped(data, self._path(revision).rsplit("/", 1)[-1])
+        return packed[: len(packed) // 2] if TRUNCATED in flaws else packed
+
+    def tables(self, flaws: Collection[str] = ()) -> Tables:
         """Records by table; each has its unsigned `hash`."""
+        tables = self._whole()
+        if NEW_VALUES in flaws:
+            tables[_ITEMS].append(_strange(weapon(0, NEW_WEAPON)))
+        if NEW_RAID in flaws:
+            tables["DestinyActivityDefinition"].append(
+                {
+                    "hash": NEW_RAID_HASH,
+                    "displayProperties": {"name": "The Newest Raid"},
+                    "activityTypeHash": _RAID_TYPE,
+                }
+            )
+        if ALL_REDACTED in flaws:
+            tables[_ITEMS] = [
+                {"hash": r["hash"], "itemType": r["itemType"], "redacted": True}
+                for r in tables[_ITEMS]
+            ]
+        if SHRUNK in flaws:
+            tables[_ITEMS] = tables[_ITEMS][::2]
+        if MISSING_TABLE in flaws:
+            del tables["DestinyActivitySelectableSkullCollectionDefinition"]
+        return tables
+
+    def _whole(self) -> Tables:
         skulls = [_skull(n, feat) for n, feat in enumerate((*FEATS, EMPTY_FEAT))]
         return {
-            "DestinyInventoryItemDefinition": [
-                *(_weapon(n, item) for n, item in enumerate(self._world.weapons)),
+            _ITEMS: [
+                *(weapon(n, item) for n, item in enumerate(self._world.weapons)),
                 {"hash": 1_999_999_991, "itemType": 2, "displayProperties": {"name": "A Helmet"}},
                 {"hash": 1_999_999_992, "redacted": True, "itemType": 3},
             ],
@@ -109,12 +189,55 @@ class Manifest:
         }
 
 
+# Records as nobody can use them: a key and a text.
+_STRAY = (
+    (11, b'{"hash":11,"itemType":3,"displayProperties":{"name":'),
+    (12, b'{"itemType":3,"displayProperties":{"name":"No Hash"}}'),
+    (13, b'{"hash":"13","itemType":3}'),
+    (14, b'{"hash":14,"itemType":3,"displayProperties":["a list"]}'),
+    (15, b'{"hash":-15,"itemType":3}'),
+    (16, b"\xff\xfe"),
+    (17, None),
+    # Usable but for one character of its name, which a database refuses.
+    (18, b'{"hash":18,"itemType":3,"displayProperties":{"name":"Nul\\u0000l"}}'),
+)
+
+
+def database(tables: Tables, stray_items: Iterable[tuple[int, bytes | None]] = ()) -> bytes:
+    """An SQLite file as the game's: a signed key and the JSON of each record."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for table, records in tables.items():
+            connection.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, json BLOB)")
+            connection.executemany(
+                f"INSERT INTO {table} VALUES (?, ?)",  # noqa: S608  names are constants here
+                ((_signed(r["hash"]), json.dumps(r)) for r in records),
+            )
+        connection.executemany(
+            f"INSERT INTO {_ITEMS} VALUES (?, ?)",  # noqa: S608  a constant
+            stray_items,
+        )
+        connection.commit()
+        return connection.serialize()
+    finally:
+        connection.close()
+
+
+def zipped(data: bytes, name: str) -> bytes:
+    """A zip of one file."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    return packed.getvalue()
+
+
 def _signed(unsigned: int) -> int:
     """The key that the game's tables use: the hash as a signed 32-bit number."""
     return unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned
 
 
-def _weapon(number: int, item_hash: int) -> dict[str, Any]:
+def weapon(number: int, item_hash: int) -> dict[str, Any]:
+    """The item of a weapon; `number` is its place among all."""
     luck = chance.mix(item_hash)
     slot = tuple(_AMMO)[luck % 3]
     name = f"{_FIRST[luck >> 4 & 7]} {_SECOND[luck >> 8 & 7]}"
@@ -129,6 +252,15 @@ def _weapon(number: int, item_hash: int) -> dict[str, Any]:
         "defaultDamageType": _ELEMENTS[(luck >> 12) % 6],
         "equippingBlock": {"ammoType": _AMMO[slot], "equipmentSlotTypeHash": slot},
         "inventory": {"tierTypeName": "Exotic" if luck >> 20 & 3 == 0 else "Legendary"},
+    }
+
+
+def _strange(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {
+        "itemSubType": 77,
+        "defaultDamageType": 8,
+        "equippingBlock": {"ammoType": 9, "equipmentSlotTypeHash": 1},
+        "inventory": {"tierTypeName": "Mythic"},
     }
 
 

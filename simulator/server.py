@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 
 from simulator import answers
 from simulator.controls import Controls
+from simulator.manifest import HALF_AT_EDGE, PAGE
 from simulator.service import Config, Simulator, respond
 
 
@@ -25,9 +26,14 @@ def build_app(config: Config, clock: Callable[[], float], rng: Random) -> web.Ap
 
     async def content(request: web.Request) -> web.StreamResponse:
         manifest = simulator.manifest
-        if request.path != manifest.path:
+        revision = manifest.revision_at(request.path, request.query_string)
+        if revision is None:
             return respond(request, answers.page(404))
-        body = await asyncio.to_thread(manifest.content, manifest.path)
+        if PAGE in manifest.flaws(revision):
+            return respond(request, answers.page(200))
+        body = await asyncio.to_thread(manifest.content, revision)
+        if HALF_AT_EDGE in manifest.flaws(revision) and not request.query_string:
+            body = body[: len(body) // 2]
         return web.Response(body=body, headers={"Content-Type": "application/octet-stream"})
 
     app = web.Application()

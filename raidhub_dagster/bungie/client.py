@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
-from typing import Self
+from typing import BinaryIO, Self
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
@@ -34,7 +34,14 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
+# A file as a whole; the manifest's 100 MB come in this at 170 kB/s.
+DOWNLOAD_S = 600.0
 _CHUNK_BYTES = 64 * 1024
+
+
+def doubling_s(attempt: int) -> float:
+    """The wait after attempt number `attempt` (1 is the first) that suits most requests."""
+    return min(FIRST_WAIT_S * 2.0 ** (attempt - 1), LONGEST_WAIT_S)
 
 
 class BungieError(TransientError):
@@ -79,6 +86,7 @@ class BungieClient:
         user_agent: str,
         *,
         attempts: int = ATTEMPTS,
+        pause_s: Callable[[int], float] = doubling_s,
         timeout_s: float = TIMEOUT_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -87,6 +95,7 @@ class BungieClient:
     ) -> None:
         self.endpoints = endpoints
         self.is_reachable = True  # False while the last request found nobody who listens
+        self._pause_s = pause_s
         self._timeout_s = timeout_s
         self._clock = clock
         self._now = now
@@ -103,13 +112,25 @@ class BungieClient:
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, attempts: int = ATTEMPTS) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        attempts: int = ATTEMPTS,
+        pause_s: Callable[[int], float] = doubling_s,
+    ) -> Self:
         """A client of the API that `settings` name: zeus, or Bungie itself without it.
 
         Raises ConfigurationError without a key.
         """
         endpoints = Endpoints(settings.www_base, settings.pgcr_base)
-        return cls(endpoints, settings.api_key, settings.bungie_user_agent, attempts=attempts)
+        return cls(
+            endpoints,
+            settings.api_key,
+            settings.bungie_user_agent,
+            attempts=attempts,
+            pause_s=pause_s,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +148,24 @@ class BungieClient:
         TransientError when every attempt failed.
         """
         return self._retrying(self._get_once, url)
+
+    def download(
+        self, path: str, target: BinaryIO, *, most_bytes: int, past_cache: bool = False
+    ) -> int:
+        """Fills `target` with the file that the manifest names by `path`; returns its bytes.
+
+        The edge remembers a 404, so every try after the first asks by a new address; with
+        `past_cache` the first one does too. Raises PermanentError for more than `most_bytes`, else
+        what `get` raises: a page or an envelope in place of the file is a TransientError.
+        """
+        for attempt in self._retrying:
+            with attempt:
+                is_new = past_cache or attempt.retry_state.attempt_number > 1
+                retry = self._rng.randrange(1, 2**31) if is_new else None
+                return self._download_once(
+                    self.endpoints.content_url(path, retry=retry), target, most_bytes
+                )
+        raise AssertionError("unreachable")
 
     def fetch_pgcr(
         self,
@@ -156,9 +195,7 @@ class BungieClient:
         try:
             answer = read_answer(*self._request(url))
         except requests.RequestException as error:
-            # Its text holds the address and sometimes more; the type says enough.
-            name = type(error).__name__
-            raise BungieError(f"no answer: {name}", facts={"url": url, "error": name}) from None
+            raise _no_answer(error, url) from None
         return _response_of(answer, url)
 
     def _request(self, url: str) -> tuple[int, str, bytes]:
@@ -167,15 +204,7 @@ class BungieClient:
         The time limit is for the whole: `requests` by itself allows it anew for each chunk.
         """
         body, deadline = bytearray(), self._clock() + self._timeout_s
-        try:
-            reply = self._session.get(
-                url, timeout=self._timeout_s, allow_redirects=False, stream=True
-            )
-        except requests.RequestException as error:
-            self.is_reachable = not _is_unconnected(error)
-            raise
-        self.is_reachable = True
-        with reply:
+        with self._send(url) as reply:
             for chunk in reply.iter_content(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
@@ -188,12 +217,49 @@ class BungieClient:
                 bytes(body[: MAX_BODY_BYTES + 1]),
             )
 
+    def _download_once(self, url: str, target: BinaryIO, most_bytes: int) -> int:
+        target.seek(0)
+        target.truncate()
+        size, deadline = 0, self._clock() + DOWNLOAD_S
+        try:
+            with self._send(url) as reply:
+                content_type = reply.headers.get("Content-Type", "")
+                if reply.status_code == 404:
+                    raise BungieError("the file is not there (yet)", facts={"url": url})
+                if reply.status_code != 200 or content_type.startswith(
+                    ("text/", "application/json")
+                ):
+                    body = next(reply.iter_content(_CHUNK_BYTES), b"")
+                    _response_of(read_answer(reply.status_code, content_type, body), url)
+                    raise BungieError("an answer instead of a file", facts={"url": url})
+                for chunk in reply.iter_content(_CHUNK_BYTES):
+                    size += target.write(chunk)
+                    if size > most_bytes:
+                        raise PermanentError(f"{url} has more than {most_bytes} bytes")
+                    if self._clock() > deadline:
+                        raise requests.Timeout
+        except requests.RequestException as error:
+            raise _no_answer(error, url) from None
+        return size
+
+    def _send(self, url: str) -> requests.Response:
+        """The head of the answer; its body is still to be read. The caller closes it."""
+        try:
+            reply = self._session.get(
+                url, timeout=self._timeout_s, allow_redirects=False, stream=True
+            )
+        except requests.RequestException as error:
+            self.is_reachable = not _is_unconnected(error)
+            raise
+        self.is_reachable = True
+        return reply
+
     def _wait_s(self, state: RetryCallState) -> float:
-        """What Bungie asks for, at least a doubling wait with jitter."""
+        """What Bungie asks for, at least the client's own pause with jitter."""
         error = state.outcome.exception() if state.outcome else None
         asked_s = error.pause_s if isinstance(error, BungieError) else 0.0
-        doubled_s = min(FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT_S)
-        wait_s = max(asked_s, doubled_s) + self._rng.uniform(0, FIRST_WAIT_S)
+        wait_s = max(asked_s, self._pause_s(state.attempt_number))
+        wait_s += self._rng.uniform(0, FIRST_WAIT_S)
         log.info(
             "Bungie's API failed, trying again",
             extra={"action": "bungie_request_retried", "error": str(error), "wait_s": wait_s},
@@ -207,6 +273,12 @@ def _is_unconnected(error: requests.RequestException) -> bool:
         return True
     cause = error.args[0] if error.args else None
     return isinstance(getattr(cause, "reason", None), NewConnectionError)
+
+
+def _no_answer(error: requests.RequestException, url: str) -> BungieError:
+    # Its text holds the address and sometimes more; the type says enough.
+    name = type(error).__name__
+    return BungieError(f"no answer: {name}", facts={"url": url, "error": name})
 
 
 def _response_of(answer: Answer, url: str) -> bytes:

@@ -105,7 +105,7 @@ class Endpoints:
         return f"{self.www}/Platform/Destiny2/Manifest/"
 
     def content_url(self, path: str, *, retry: int | None = None) -> str:
-        """A file that the manifest names. The edge remembers a 404 for a day: count `retry` up."""
+        """A file that the manifest names; `retry` is new for each address, for the edge's sake."""
         return f"{self.www}{path}" + ("" if retry is None else f"?retry={retry}")
 
     def settings_url(self) -> str:
@@ -287,6 +287,13 @@ class PgcrResult:
     def is_poison(self) -> bool:
         """The request itself is refused: no later try brings anything else."""
         return self.code in _POISON
+
+    @property
+    def exists(self) -> bool | None:
+        """Whether the id is published; None when the answer does not tell."""
+        if self.code == 1 or self.kind is ResultKind.INSUFFICIENT_PRIVILEGES:
+            return True
+        return False if self.kind is ResultKind.NOT_FOUND else None
 
 
 _KIND_OF_CLASS = {

@@ -37,8 +37,8 @@ def claim(
     return holds
 
 
-def judged(problems: Sequence[Problem]) -> dg.AssetCheckResult:
-    """Passed without problems; each of them is a row of the metadata."""
+def judged(problems: Sequence[Problem], **looked_at: int) -> dg.AssetCheckResult:
+    """Passed without problems; each of them is a row of the metadata, after `looked_at`."""
     told = [
         dg.TableRecord({"claim": p.claim, "rows": p.rows, "examples": str(p.examples)})
         for p in problems
@@ -47,6 +47,7 @@ def judged(problems: Sequence[Problem]) -> dg.AssetCheckResult:
         passed=not problems,
         description="; ".join(p.claim for p in problems) or None,
         metadata={
+            **looked_at,
             "broken_rows": sum(p.rows for p in problems),
             "at_most": 0,
             "problems": dg.MetadataValue.table(told, schema=_PROBLEMS),

@@ -21,12 +21,21 @@ from raidhub_dagster.storage.queries import load
 _SQL = load("postgres", "clans")
 
 _GONE = frozenset({622, 686})  # GroupNotFound, ClanNotFound
+_SWAP = (
+    "delete_pending",
+    "delete_members",
+    "insert_pending",
+    "insert_members",
+    "settle_pending",
+    "ask_for_players",
+)
 
 
 class Outcome(StrEnum):
     FRESH = "fresh"  # crawled a short while ago: nobody was asked
     CRAWLED = "crawled"
     GONE = "gone"  # no such group any more: its members are deleted, its row stays
+    NOBODY = "nobody"  # a list without anybody, which no clan has: the members stay as they were
     NO_CLAN = "no_clan"  # a group of another kind: nothing was written
 
 
@@ -60,7 +69,7 @@ def crawl_clan(
         pool.run(lambda connection: _empty(connection, group_id, crawled_at))
         return Outcome.GONE
     pool.run(lambda connection: _replace(connection, group_id, clan, members, crawled_at))
-    return Outcome.CRAWLED
+    return Outcome.CRAWLED if members else Outcome.NOBODY
 
 
 def _fetch_members(client: BungieClient, group_id: int) -> list[int]:
@@ -90,7 +99,13 @@ def _last_crawl(connection: Connection, group_id: int) -> datetime | None:
 def _empty(connection: Connection, group_id: int, crawled_at: datetime) -> None:
     values = {"group": group_id, "members": array(()), "crawled_at": crawled_at}
     with connection.cursor() as cursor:
-        for step in ("lock_group", "delete_pending", "delete_members", "touch_clan"):
+        for step in (
+            "lock_group",
+            "delete_pending",
+            "delete_members",
+            "touch_clan",
+            "forget_group",
+        ):
             cursor.execute(_SQL[step], values)
 
 
@@ -108,14 +123,5 @@ def _replace(
         "queue": topology.PLAYER_CRAWL,
     }
     with connection.cursor() as cursor:
-        for step in (
-            "lock_group",
-            "upsert_clan",
-            "delete_pending",
-            "delete_members",
-            "insert_pending",
-            "insert_members",
-            "settle_pending",
-            "ask_for_players",
-        ):
+        for step in ("lock_group", "upsert_clan", *(_SWAP if members else ())):
             cursor.execute(_SQL[step], values)

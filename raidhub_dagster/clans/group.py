@@ -69,6 +69,11 @@ class _MembersResponse(_Wire, frozen=True):
     has_more: bool | None = None
 
 
+class _GroupsOfMember(_Wire, frozen=True):
+    # Always there, empty for a player without clans: who lacks it is not known to have none.
+    inactive: dict[str, bool] = msgspec.field(name="areAllMembershipsInactive")
+
+
 T = TypeVar("T")
 
 
@@ -96,6 +101,16 @@ def read_members(response: bytes) -> MemberPage:
     infos = (member.destiny_user_info for member in found.results or ())
     ids = (read_id((info and info.membership_id) or 0) for info in infos)
     return MemberPage(tuple(dict.fromkeys(i for i in ids if i)), has_more=bool(found.has_more))
+
+
+def read_clans_of(response: bytes) -> tuple[int, ...]:
+    """Ids of the clans in which the account of a GetGroupsForMember answer is active, ascending.
+
+    The others are ghosts: clans of an account that cross save left behind.
+    """
+    inactive = _decode(response, _GroupsOfMember, "groups of a member").inactive
+    ids = (read_id(group_id) for group_id, is_inactive in inactive.items() if not is_inactive)
+    return tuple(sorted({group_id for group_id in ids if group_id}))
 
 
 def clean(text: str | None) -> str:

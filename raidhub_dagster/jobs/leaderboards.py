@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 
 from assets.leaderboards import (
-    clan_leaderboard,
     individual_global_leaderboard,
     individual_pantheon_version_leaderboard,
     individual_raid_leaderboard,
@@ -69,12 +68,6 @@ leaderboards_custom_race_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(team_pantheon_custom_race_leaderboard),
     **_SHORT_STEPS,
 )
-leaderboards_clan_job = dg.define_asset_job(
-    "leaderboards_clan_job",
-    description="Ranks clans by what their members did.",
-    selection=dg.AssetSelection.assets(clan_leaderboard),
-    **_SHORT_STEPS,
-)
 
 LEADERBOARD_JOBS = [
     leaderboards_job,
@@ -84,5 +77,4 @@ LEADERBOARD_JOBS = [
     leaderboards_contest_job,
     leaderboards_version_job,
     leaderboards_custom_race_job,
-    leaderboards_clan_job,
 ]

@@ -1,8 +1,9 @@
 """A raid report as it comes, in typed form: no rule about raids, only what a value may look like.
 
-`read` decodes the common shape in one pass (about 50 us a raid). Whatever that refuses - flattened
-archive lines, numbers as text, NaN, wrong types - is decoded a second time into plain Python
-objects and read with tolerance into the same structs, so the rules in `parse.py` exist once.
+`read` decodes the common shapes, the API's and that of flattened archive lines, in one pass (about
+50 us a raid). Whatever that refuses - numbers as text, NaN, wrong types - is decoded a second time
+into plain Python objects and read with tolerance into the same structs, so the rules in `parse.py`
+exist once.
 Source: docs/domain/pgcr.md, Numbers and ids.
 """
 
@@ -45,38 +46,38 @@ class Stat(_Wire, frozen=True):
     basic: Basic
 
 
-def stat(value: float) -> Stat:
-    return Stat(Basic(value))
+Value = Stat | float
+"""A statistic: wrapped by the API, bare in archives."""
 
 
-# Shared and never changed: a missing statistic.
-_ZERO = stat(0.0)
+def value_of(stat: Value) -> float:
+    return stat if isinstance(stat, float) else stat.basic.value
 
 
 class Values(_Wire, frozen=True):
-    activity_duration_seconds: Stat = _ZERO
-    completion_reason: Stat = _ZERO
-    player_count: Stat = stat(-1.0)
-    team_score: Stat = _ZERO
-    completed: Stat = _ZERO
-    score: Stat = _ZERO
-    kills: Stat = _ZERO
-    assists: Stat = _ZERO
-    deaths: Stat = _ZERO
-    time_played_seconds: Stat = _ZERO
-    start_seconds: Stat = _ZERO
+    activity_duration_seconds: Value = 0.0
+    completion_reason: Value = 0.0
+    player_count: Value = -1.0
+    team_score: Value = 0.0
+    completed: Value = 0.0
+    score: Value = 0.0
+    kills: Value = 0.0
+    assists: Value = 0.0
+    deaths: Value = 0.0
+    time_played_seconds: Value = 0.0
+    start_seconds: Value = 0.0
 
 
 class ExtendedValues(_Wire, frozen=True):
-    precision_kills: Stat = _ZERO
-    weapon_kills_super: Stat = _ZERO
-    weapon_kills_grenade: Stat = _ZERO
-    weapon_kills_melee: Stat = _ZERO
+    precision_kills: Value = 0.0
+    weapon_kills_super: Value = 0.0
+    weapon_kills_grenade: Value = 0.0
+    weapon_kills_melee: Value = 0.0
 
 
 class WeaponValues(_Wire, frozen=True):
-    unique_weapon_kills: Stat = _ZERO
-    unique_weapon_precision_kills: Stat = _ZERO
+    unique_weapon_kills: Value = 0.0
+    unique_weapon_precision_kills: Value = 0.0
 
 
 class WeaponUse(_Wire, frozen=True):
@@ -308,7 +309,7 @@ def _stats(kind: type[_S], values: dict[str, Any]) -> _S:
         for name, key in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
         if key in values
     }
-    return kind(**{name: stat(value) for name, value in found.items() if value is not None})
+    return kind(**{name: value for name, value in found.items() if value is not None})
 
 
 def _dict(parent: dict[str, Any], key: str) -> dict[str, Any]:

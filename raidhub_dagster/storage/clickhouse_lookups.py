@@ -58,6 +58,14 @@ def missing_hashes(client: Client, hashes: Collection[int]) -> list[int]:
     return [hash_ for (hash_,) in found.result_rows]
 
 
+def count_rows(connection: Connection, client: Client, table: str) -> tuple[int, int]:
+    """Rows that PostgreSQL has for lookup `table`, and that the lookup has."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_POSTGRES[table])
+        ((stored,),) = client.query(_CLICKHOUSE["count"], parameters={"twin": table}).result_rows
+        return cursor.rowcount, stored
+
+
 def _refresh(connection: Connection, client: Client, table: str) -> LookupRefreshed:
     with connection.cursor() as cursor:
         cursor.execute(_POSTGRES[table])

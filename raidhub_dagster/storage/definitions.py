@@ -4,12 +4,15 @@ Loading them is `seeds.py`. Nothing is cached here: a long-lived process reads a
 time, so that a corrected definition takes effect without a restart.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 
+from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "definitions")
@@ -51,11 +54,29 @@ def load_activities(connection: Connection) -> list[Activity]:
         return [Activity(*row) for row in cursor]
 
 
-def recompute_sum_of_best(cursor: Cursor) -> int:
-    """Brings every player's sum of best times to the present raids; returns how many changed.
+def recompute_sum_of_best(cursor: Cursor, players: Sequence[int] | None = None) -> int:
+    """Brings sums of best times of everyone, or of `players`, to the present raids.
 
-    The caller owns the transaction and keeps other writers of players out (`seeds.py` does): a
-    sum written meanwhile by the old definitions would stay.
+    Returns how many changed. The caller owns the transaction and keeps other writers of these
+    players out (`seeds.py` does, `derived_columns.py` for a few at a time): a sum written meanwhile
+    by the old definitions would stay.
     """
-    cursor.execute(_SQL["recompute_sum_of_best"])
+    given = None if players is None else array(players)
+    cursor.execute(_SQL["recompute_sum_of_best"], {"players": given})
     return cursor.rowcount
+
+
+class Definition(NamedTuple):
+    """A row of a definition; `digest` changes whenever any of its columns does."""
+
+    table: str
+    key: int
+    name: str
+    digest: str
+
+
+def load_digests(connection: Connection) -> list[Definition]:
+    """Every activity, version, hash and season, by table and key."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["select_digests"])
+        return [Definition(*row) for row in cursor]

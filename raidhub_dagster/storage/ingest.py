@@ -1,7 +1,7 @@
 """Stores reports from files through the same path as the crawl: parse, batch, one transaction."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +13,51 @@ from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.pgcr.envelope import open_body, pack
 from raidhub_dagster.pgcr.model import Instance, Rejection
 from raidhub_dagster.pgcr.parse import parse
-from raidhub_dagster.pgcr.probe import Probe, probe
+from raidhub_dagster.pgcr.probe import Probe, is_surely_untracked, probe
 from raidhub_dagster.storage.archive import Entry, find_files, read_entries, without_archive_keys
 from raidhub_dagster.storage.definitions import load_tracked_hashes
 from raidhub_dagster.storage.postgres import is_connection_lost
 from raidhub_dagster.storage.store import Report, Store
 
-_BATCH = 50
+BATCH = 50
 NON_RAID = "non_raid"
+REFUSED = "refused"
 # A report this old no longer changes; there is no second fetch to compare a file with.
 _SETTLED_AFTER = timedelta(hours=48)
+
+
+class Refusal(NamedTuple):
+    """Why a report cannot go in: `reason` is a code of docs/domain/pgcr.md or `unreadable`."""
+
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def read_report(
+    body: bytes, tracked_hashes: Container[int], *, now: datetime
+) -> Report | Refusal | None:
+    """The report in `body` as files hold it: wrapped, compressed, of an archive. None: no raid."""
+    if is_surely_untracked(body, tracked_hashes):
+        return None
+    try:
+        plain = without_archive_keys(open_body(body))
+    except PermanentError as error:
+        return Refusal("unreadable", str(error))
+    found = probe(plain, tracked_hashes)
+    if isinstance(found, Probe) and not found.tracked:
+        return None
+    parsed = _parse(plain, found, now)
+    if isinstance(parsed, Rejection):
+        told = f"{parsed.reason} at {parsed.field} {parsed.detail}".rstrip()
+        return Refusal(parsed.reason, told)
+    return Report(parsed, pack(plain))
+
+
+def why_not_stored(error: psycopg2.Error) -> Refusal:
+    return Refusal("not_stored", f"not stored: {str(error).partition(chr(10))[0]}")
 
 
 class _Placed(NamedTuple):
@@ -63,7 +98,7 @@ class Ingest:
         try:
             for placed in self._reports(file):
                 batch.append(placed)
-                if len(batch) == _BATCH:
+                if len(batch) == BATCH:
                     self._flush(batch)
                     batch = []
         except PermanentError as error:
@@ -78,27 +113,13 @@ class Ingest:
                 yield _Placed(entry.place, report)
 
     def _read(self, entry: Entry) -> Report | None:
-        try:
-            body = without_archive_keys(open_body(entry.body))
-        except PermanentError as error:
-            self._refuse(entry.place, str(error))
+        read = read_report(entry.body, self._tracked, now=self._now())
+        if isinstance(read, Refusal):
+            self._refuse(entry.place, str(read))
             return None
-        found = probe(body, self._tracked)
-        if isinstance(found, Probe) and not found.tracked:
+        if read is None:
             self.counts[NON_RAID] += 1
-            return None
-        parsed = self._parse(body, found)
-        if isinstance(parsed, Rejection):
-            self._refuse(entry.place, f"{parsed.reason} at {parsed.field} {parsed.detail}".rstrip())
-            return None
-        return Report(parsed, pack(body))
-
-    def _parse(self, body: bytes, found: Probe | Rejection) -> Instance | Rejection:
-        if isinstance(found, Rejection):
-            return found
-        now = self._now()
-        settled = found.ended_at is not None and found.ended_at < now - _SETTLED_AFTER
-        return parse(body, now=now, settled=settled)
+        return read
 
     def _flush(self, batch: list[_Placed]) -> None:
         try:
@@ -107,11 +128,18 @@ class Ingest:
             if is_connection_lost(error):
                 raise
             if len(batch) == 1:
-                self._refuse(batch[0].place, f"not stored: {str(error).partition(chr(10))[0]}")
+                self._refuse(batch[0].place, str(why_not_stored(error)))
                 return
             for placed in batch:
                 self._flush([placed])
 
     def _refuse(self, place: str, reason: str) -> None:
-        self.counts["refused"] += 1
+        self.counts[REFUSED] += 1
         self._refused(place, reason)
+
+
+def _parse(body: bytes, found: Probe | Rejection, now: datetime) -> Instance | Rejection:
+    if isinstance(found, Rejection):
+        return found
+    settled = found.ended_at is not None and found.ended_at < now - _SETTLED_AFTER
+    return parse(body, now=now, settled=settled)

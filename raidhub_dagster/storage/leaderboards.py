@@ -92,11 +92,15 @@ _PLAYERS_A_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """One refresh; the size is that of the view with its indexes."""
+    """One refresh; the size is that of the view with its indexes.
+
+    `unseen_from` is a transaction: what it or a later one wrote may not be in the view.
+    """
 
     rows: int
     seconds: float
     size_bytes: int
+    unseen_from: int
 
 
 def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
@@ -111,13 +115,13 @@ def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refres
     with connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["enlarge_sorts"])
-        cursor.execute(_SQL["is_populated"], {"view": name})
-        ((populated,),) = cursor.fetchall()
+        cursor.execute(_SQL["prepare_refresh"], {"view": name})
+        ((populated, unseen_from),) = cursor.fetchall()
         refresh = _SQL["refresh_view" if populated else "fill_view"]
         cursor.execute(sql.SQL(refresh).format(view=identifier))
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
-    return Refreshed(rows, time.monotonic() - started, size_bytes)
+    return Refreshed(rows, time.monotonic() - started, size_bytes, unseen_from)
 
 
 def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object]]:
@@ -127,7 +131,7 @@ def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object
     ValueError for a name that is not in VIEWS, PermanentError when it was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+    with filled(name), connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_SQL[f"top_{view}"], {"n": n})
         return [dict(row) for row in cursor]
 
@@ -142,7 +146,7 @@ def check_positions(
     PermanentError when the view was never refreshed.
     """
     name = _qualified(view)
-    with _filled(name), connection, connection.cursor() as cursor:
+    with filled(name), connection, connection.cursor() as cursor:
         return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
 
 
@@ -218,7 +222,7 @@ def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[P
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:
     races = _qualified("world_first_contest_leaderboard")
-    with _filled(races), connection, connection.cursor() as cursor:
+    with filled(races), connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["changed_wfr_scores"])
         return cursor.fetchall()
@@ -235,7 +239,8 @@ def _limit(cursor: Cursor, timeout_s: int) -> None:
 
 
 @contextmanager
-def _filled(name: str) -> Iterator[None]:
+def filled(name: str) -> Iterator[None]:
+    """Inside, a view that was never refreshed is a PermanentError that says so of `name`."""
     try:
         yield
     except ObjectNotInPrerequisiteState as error:

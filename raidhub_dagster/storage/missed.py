@@ -10,6 +10,7 @@ from typing import NamedTuple
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from raidhub_dagster.storage.claims import Problem, find_broken
 from raidhub_dagster.storage.postgres import Rng
 from raidhub_dagster.storage.queries import load
 
@@ -53,6 +54,18 @@ class Due(NamedTuple):
     state: State
     attempts: int  # visits so far
     age_s: float  # since the id was first recorded
+
+
+class Settled(NamedTuple):
+    """What became of unresolved ids: closed as resolved, given up, or to be tried again."""
+
+    resolved: list[int]
+    rejected: list[int]
+    missing: list[Missed]  # holes if ids on both sides are resolved, else tried again like this
+    again: list[Missed]  # also those that are new
+
+    def __bool__(self) -> bool:
+        return any(self)
 
 
 class Backoff:
@@ -164,6 +177,82 @@ def holes(cursor: Cursor, ids: Sequence[int]) -> set[int]:
     """Those of `ids` with resolved ids on both sides: only these can be holes."""
     cursor.execute(_SQL["holes"], {"ids": list(ids)})
     return {row[0] for row in cursor.fetchall()}
+
+
+def settle(cursor: Cursor, settled: Settled, *, source: str) -> set[int]:
+    """Writes what became of ids, in the caller's transaction; which of them are holes for good.
+
+    Harmless twice, and never opens a row that somebody closed meanwhile.
+    """
+    suspects = [row.instance_id for row in settled.missing]
+    found = holes(cursor, suspects) if suspects else set()
+    again = [row for row in settled.missing if row.instance_id not in found]
+    record(cursor, [*settled.again, *again], source=source, reopen=False)
+    for ids, state in (
+        (settled.resolved, State.RESOLVED),
+        (settled.rejected, State.REJECTED),
+        (sorted(found), State.MISSING),
+    ):
+        close(cursor, ids, state=state, among=RETRIED)
+    return found
+
+
+def claim(
+    connection: Connection, *, after: int, until: int, limit: int, claim_s: float
+) -> list[Due]:
+    """As `due`, but by ascending id: those above `after`, up to `until` (included); commits.
+
+    A caller that goes on behind the last id it got meets each row once.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            _SQL["claim"], {"after": after, "until": until, "limit": limit, "claim_s": claim_s}
+        )
+        rows = cursor.fetchall()
+    return sorted(Due(i, State(state), attempts, age_s) for i, state, attempts, age_s in rows)
+
+
+def release(connection: Connection, ids: Collection[int]) -> None:
+    """Ends claims of rows that nobody tried: they are due at once; commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["release"], {"ids": list(ids)})
+
+
+def close_stored(connection: Connection) -> list[int]:
+    """Closes the rows of ids whose report is stored whole, whoever stored it; commits. Which."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["close_stored"])
+        return sorted(row[0] for row in cursor)
+
+
+def count_due(connection: Connection, *, until: int) -> int:
+    """How many rows up to id `until` `claim` would give now; commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["count_due"], {"until": until})
+        ((count,),) = cursor.fetchall()
+    return int(count)
+
+
+def list_malformed(connection: Connection, *, limit: int) -> list[int]:
+    """Up to `limit` ids whose report is broken, ascending; commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["list_malformed"], {"limit": limit})
+        return [row[0] for row in cursor]
+
+
+def check_stored(connection: Connection) -> list[Problem]:
+    """Nobody misses an id whose report is stored."""
+    return _check(connection, "find_stored", "no missed row is open whose report is stored")
+
+
+def check_attended(connection: Connection) -> list[Problem]:
+    """Somebody asks for every row in time."""
+    return _check(connection, "find_unattended", "no missed row is overdue for a day")
+
+
+def _check(connection: Connection, query: str, claimed: str) -> list[Problem]:
+    with connection.cursor() as cursor:
+        return list(find_broken(cursor, _SQL[query], claimed))
 
 
 def count_by_state(cursor: Cursor) -> dict[State, int]:

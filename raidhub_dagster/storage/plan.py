@@ -77,6 +77,7 @@ class Plan:
     replaced: list[Report] = field(default_factory=list)  # bodies in place of others
     revisions: list[Revision] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)  # ids of `again` that have an instance row
+    moved: dict[int, int] = field(default_factory=dict)  # of these, the activity they leave
     others: set[int] = field(default_factory=set)  # players whom kept versions alone tell of
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -109,21 +110,45 @@ class _Kept(NamedTuple):
 
 
 def make_plan(
-    cursor: Cursor, wave: Mapping[int, Report], activities: Mapping[int, int], *, now: datetime
+    cursor: Cursor,
+    wave: Mapping[int, Report],
+    activities: Mapping[int, int],
+    *,
+    anew: bool = False,
+    now: datetime,
 ) -> Plan:
     """The plan of `wave`, which is in ascending order; `activities` has those of defined hashes.
 
-    The caller holds the locks of the ids, so that what is read here stays true.
+    With `anew` an instance whose kept body comes again gets its rows again. The caller holds the
+    locks of the ids, so that what is read here stays true.
     """
     cursor.execute(_SQL["find_stored"], {"instances": array(wave)})
     found = {
         instance_id: _Found(hash_, started, is_kept, key and bytes(key), missed)
         for instance_id, hash_, started, is_kept, key, missed in cursor
     }
-    planner = _Planner(cursor, activities, now)
+    planner = _Planner(cursor, activities, now, anew=anew)
     for instance_id, report in wave.items():
         planner.add(report, found.get(instance_id))
     return planner.plan
+
+
+def foresee(cursor: Cursor, report: Report, *, now: datetime) -> Outcome:
+    """What storing `report` alone would end as, by what is there now; reads only.
+
+    Players who would have to stay because they are flagged are not looked for (PARTLY_REPLACED).
+    """
+    cursor.execute(_SQL["find_activities"], {"hashes": array([report.instance.hash])})
+    instance_id = report.instance.instance_id
+    plan = make_plan(cursor, {instance_id: report}, dict(cursor.fetchall()), now=now)
+    return plan.outcomes[instance_id]
+
+
+def read_kept(cursor: Cursor, instance_id: int, now: datetime) -> Instance | Rejection | None:
+    """What the kept report of `instance_id` says; None without one."""
+    cursor.execute(_SQL["read_kept"], {"instance_id": instance_id})
+    row = cursor.fetchone()
+    return None if row is None else parse_kept(instance_id, bytes(row[0]), now)
 
 
 def parse_kept(instance_id: int, data: bytes, now: datetime) -> Instance | Rejection:
@@ -138,8 +163,11 @@ def parse_kept(instance_id: int, data: bytes, now: datetime) -> Instance | Rejec
 class _Planner:
     """Decides report by report; reads more of those alone that differ from what is there."""
 
-    def __init__(self, cursor: Cursor, activities: Mapping[int, int], now: datetime) -> None:
+    def __init__(
+        self, cursor: Cursor, activities: Mapping[int, int], now: datetime, *, anew: bool
+    ) -> None:
         self.plan = Plan()
+        self._anew = anew
         self._cursor = cursor
         self._activities = activities
         self._now = now
@@ -152,6 +180,8 @@ class _Planner:
             self.plan.first.append(report)
             self.plan.kept.append(report)
             return self._add_rows(report.instance, None)
+        if self._anew and found.is_stored and found.digest == digest(report.body):
+            return self._restate(report.instance, found)
         if found.is_stored and not found.is_of(report.instance):
             return self._contradict(report)
         if not found.is_kept:
@@ -192,6 +222,16 @@ class _Planner:
         self.plan.again.append(NewInstance(instance, self._activities[instance.hash]))
         self.plan.stored.add(instance.instance_id)
         return Outcome.REPLACED
+
+    def _restate(self, instance: Instance, found: _Found) -> Outcome:
+        """The kept body is read anew: its rows are wrong, whatever they say."""
+        if instance.hash not in self._activities:
+            return Outcome.CONFLICT  # its rows cannot be of a hash that nobody defined
+        if found.hash != instance.hash:
+            self._cursor.execute(_SQL["find_activities"], {"hashes": array([found.hash])})
+            ((_, activity_id),) = self._cursor.fetchall()
+            self.plan.moved[instance.instance_id] = activity_id
+        return self._replace_rows(instance)
 
     def _repeat(self, instance: Instance, found: _Found) -> Outcome:
         """The version whose body is kept came again."""

@@ -54,6 +54,8 @@ def write_rows(cursor: Cursor, instance: Instance) -> list[int]:
         _SQL["update_instance"],
         {
             "instance_id": instance_id,
+            "hash": instance.hash,
+            "date_started": instance.date_started,
             "score": instance.score,
             "flawless": instance.flawless,
             "completed": instance.completed,

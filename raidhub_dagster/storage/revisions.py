@@ -79,6 +79,14 @@ def is_row_of(row: Mapping[str, Any], instance: Instance, retained: Collection[i
     A class or emblem that the report lacks may have been filled in since. `retained` are players
     who are in the report no more but stay.
     """
+    stored, wanted = row_and_report(row, instance, retained)
+    return stored == wanted
+
+
+def row_and_report(
+    row: Mapping[str, Any], instance: Instance, retained: Collection[int] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`row` and the row that `instance` gives, without whatever may differ between them."""
     wanted = decode_row(encode_row(row_of(instance, {})))
     reported = {player["membership_id"]: player for player in wanted["players"]}
     players = []
@@ -90,7 +98,7 @@ def is_row_of(row: Mapping[str, Any], instance: Instance, retained: Collection[i
         characters = [_reported(c, looks.get(c["character_id"])) for c in player["characters"]]
         standing = {"sherpas": 0, "is_first_clear": 0}
         players.append({**player, **standing, "characters": characters})
-    return {**row, "players": players} == wanted
+    return {**row, "players": players}, wanted
 
 
 def _reported(stored: dict[str, Any], report: dict[str, Any] | None) -> dict[str, Any]:

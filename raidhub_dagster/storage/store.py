@@ -47,6 +47,9 @@ _INT4_MAX = 2_147_483_647
 _LOCK_ROUNDS = 3
 _KNOWN_AGAIN_BATCH = 50
 
+# What a caller writes in the transaction of its batch; it may be called again for a new try.
+Note = Callable[[Cursor, list[Outcome]], None]
+
 
 class _MorePlayersError(Exception):
     """Players whose rows will change are not locked yet: start again with them."""
@@ -81,13 +84,21 @@ class Store:
         self._sleep = sleep
         self._rng = rng
 
-    def store(self, reports: Sequence[Report], *, source: str) -> list[Outcome]:
+    def store(
+        self,
+        reports: Sequence[Report],
+        *,
+        source: str,
+        note: Note | None = None,
+        anew: bool = False,
+    ) -> list[Outcome]:
         """What became of each report, in their order, after one commit for all of them.
 
-        Either everything of the batch is stored or nothing. A second delivery changes nothing; of
-        several versions of a report the better one counts, whichever comes first. Raises
-        psycopg2.Error: when the connection stands, one report is to blame and the caller finds it
-        by storing each alone.
+        Either everything of the batch is stored or nothing, with what `note` writes. A second
+        delivery changes nothing; of several versions of a report the better one counts, whichever
+        comes first. With `anew` the kept version, coming again, has its rows written again: the
+        parser may have learned. Raises psycopg2.Error: when the connection stands, one report is
+        to blame and the caller finds it by storing each alone.
         """
         if not reports:
             return []
@@ -99,6 +110,8 @@ class Store:
                 also,
                 alone=lock_round >= _LOCK_ROUNDS,
                 rechecks=self._rechecks,
+                note=note,
+                anew=anew,
                 now=self._now(),
             )
             try:
@@ -139,6 +152,8 @@ class _Batch:
         *,
         alone: bool,
         rechecks: young.Rechecks | None,
+        note: Note | None,
+        anew: bool,
         now: datetime,
     ) -> None:
         self._reports = reports
@@ -146,6 +161,8 @@ class _Batch:
         self._also = also
         self._alone = alone
         self._rechecks = rechecks
+        self._note = note
+        self._anew = anew
         self._now = now
         self._positions: dict[int, list[int]] = defaultdict(list)
         for position, report in enumerate(reports):
@@ -160,6 +177,8 @@ class _Batch:
                 reports = {i: self._reports[position] for i, position in wave.items()}
                 for instance_id, outcome in self._store(cursor, reports, activities, locked):
                     outcomes[wave[instance_id]] = outcome
+            if self._note:
+                self._note(cursor, outcomes)
         return outcomes
 
     def _waves(self) -> list[dict[int, int]]:
@@ -185,7 +204,7 @@ class _Batch:
         activities: Mapping[int, int],
         locked: set[int],
     ) -> Iterable[tuple[int, Outcome]]:
-        plan = make_plan(cursor, wave, activities, now=self._now)
+        plan = make_plan(cursor, wave, activities, anew=self._anew, now=self._now)
         before = replace.read_members(cursor, plan.stored) if plan.stored else {}
         others = plan.others.union(*before.values())
         if not others <= locked:
@@ -231,6 +250,11 @@ class _Batch:
                 *(p.membership_id for p in item.instance.players),
                 *before.get(item.instance.instance_id, ()),
             )
+        }
+        pairs |= {
+            Pair(membership_id, activity_id)
+            for instance_id, activity_id in plan.moved.items()
+            for membership_id in before.get(instance_id, ())
         }
         players = read_players(cursor, {pair.membership_id for pair in pairs})
         identities = write_players(cursor, map(Shown, instances), players, {})

@@ -12,16 +12,10 @@ import msgspec
 from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
-from raidhub_dagster.errors import PermanentError
-from raidhub_dagster.pgcr.envelope import open_body
-from raidhub_dagster.pgcr.model import Rejection
-from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.storage import clickhouse_parity
-from raidhub_dagster.storage.clickhouse_rows import read_rows
-from raidhub_dagster.storage.identity import merge, sighting
-from raidhub_dagster.storage.players import read_players
+from raidhub_dagster.storage.kept import compare_kept
 from raidhub_dagster.storage.queries import load
-from raidhub_dagster.storage.revisions import is_better, is_row_of
+from raidhub_dagster.storage.revisions import is_better
 
 _SQL = load("postgres", "verify")
 _RECOUNTS = (
@@ -104,40 +98,11 @@ def verify(
 
 
 def _reparsed(connection: Connection, size: int) -> Finding:
-    """Stored rows against what today's parser makes of the kept report.
-
-    Identity is that of the newest sighting: a kept report as new as that must agree with it.
-    """
+    """Stored rows against what today's parser makes of the kept report."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["sample_stored"], {"size": size})
         kept = {instance_id: bytes(data) for instance_id, data in cursor}
-        stored = {row["instance_id"]: row for row in read_rows(connection, kept)}
-        cursor.execute(_SQL["flagged"], {"instances": list(kept)})
-        flagged: dict[int, set[int]] = {}
-        for instance_id, membership_id in cursor:
-            flagged.setdefault(instance_id, set()).add(membership_id)
-        parties = {p["membership_id"] for row in stored.values() for p in row["players"]}
-        players = read_players(cursor, parties)
-    wrong = []
-    for instance_id, body in kept.items():
-        try:
-            plain = open_body(body)
-        except PermanentError as error:
-            wrong.append(f"{instance_id}: {error}")
-            continue
-        parsed = parse(plain, now=datetime.now(UTC), expected_id=instance_id, settled=True)
-        if isinstance(parsed, Rejection):
-            wrong.append(f"{instance_id}: {parsed.reason} at {parsed.field}")
-            continue
-        if not is_row_of(stored[instance_id], parsed, flagged.get(instance_id, ())):
-            wrong.append(f"{instance_id}: rows differ from the report")
-            continue
-        wrong += [
-            f"{instance_id}: knows another identity of {player.membership_id}"
-            for player in parsed.players
-            if (known := players[player.membership_id].identity)
-            != merge(sighting(player, instance_id), known)
-        ]
+    wrong = [str(c) for c in compare_kept(connection, kept, now=datetime.now(UTC)) if c.is_wrong]
     return Finding("reports", len(wrong), wrong[:_SHOWN])
 
 

@@ -24,7 +24,7 @@ from raidhub_dagster.storage.definitions import load_tracked_hashes
 from streaming.atlas.database import Database
 from streaming.atlas.fetcher import Fetcher
 from streaming.atlas.monitor import Monitor
-from streaming.atlas.plan import Plan, Report, Settled, Withheld
+from streaming.atlas.plan import Plan, Report, Withheld
 from streaming.atlas.publisher import Publisher
 from streaming.atlas.search import SHORTEST
 from streaming.atlas.visit import Visit
@@ -452,16 +452,7 @@ def load_hashes(connection: Connection) -> dict[int, tuple[int, int]]:
         return load_tracked_hashes(connection)
 
 
-def _settle(connection: Connection, settled: Settled) -> None:
+def _settle(connection: Connection, settled: missed.Settled) -> None:
     """Writes what became of missed rows, in one transaction; harmless twice."""
     with connection, connection.cursor() as cursor:
-        suspects = [row.instance_id for row in settled.missing]
-        holes = missed.holes(cursor, suspects) if suspects else set()
-        again = [row for row in settled.missing if row.instance_id not in holes]
-        missed.record(cursor, [*settled.again, *again], source=SOURCE, reopen=False)
-        for ids, state in (
-            (settled.resolved, missed.State.RESOLVED),
-            (settled.rejected, missed.State.REJECTED),
-            (sorted(holes), missed.State.MISSING),
-        ):
-            missed.close(cursor, ids, state=state, among=missed.RETRIED)
+        missed.settle(cursor, settled, source=SOURCE)

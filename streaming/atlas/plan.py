@@ -8,7 +8,7 @@ import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from raidhub_dagster.bungie.codes import CodeClass, Scope
 from raidhub_dagster.bungie.protocol import PgcrResult, ResultKind
 from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.pgcr.parse import parse
+from raidhub_dagster.recovery.fetch import SETTLED_AFTER, missed_row
 from raidhub_dagster.storage.ledger import Block, Done
-from raidhub_dagster.storage.missed import Backoff, Due, Missed, State
+from raidhub_dagster.storage.missed import Backoff, Due, Missed, Settled, State
 from raidhub_dagster.storage.postgres import Rng
 from streaming.atlas import offload
 from streaming.atlas.gate import LONGEST_S, Gate, Throttles
@@ -49,8 +50,6 @@ KEY_PAUSE_S = 60.0
 GAP_SHARE = 0.8
 GAP_NOT_FOUND = 50
 SEARCH_EVERY_S = 300.0
-# A report this old that came twice alike is as complete as it ever gets.
-SETTLED_AFTER = timedelta(hours=48)
 
 
 class Report(NamedTuple):
@@ -65,18 +64,6 @@ class Withheld(NamedTuple):
     """An id whose report exists and is withheld: to be handed on, then `handed_on(visit)`."""
 
     visit: Visit
-
-
-class Settled(NamedTuple):
-    """What became of unresolved ids: closed as resolved, given up, or to be tried again."""
-
-    resolved: list[int]
-    rejected: list[int]
-    missing: list[Missed]  # holes if ids on both sides are resolved, else tried again like this
-    again: list[Missed]  # also those that are new
-
-    def __bool__(self) -> bool:
-        return any(self)
 
 
 class Jump(NamedTuple):
@@ -407,7 +394,7 @@ class Plan:
         if visit.is_trial:
             self.gate.open()
         if visit.search is not None:
-            self._searched(visit, _exists(result))
+            self._searched(visit, result.exists)
             return None
         visit.throttled = 0
         previous, visit.last = visit.last, result
@@ -418,7 +405,7 @@ class Plan:
         if kind is ResultKind.EXTERNAL_ERROR:
             self._failed(visit, result)
             return None
-        if _exists(result):
+        if result.exists:
             self.head.answered(visit.instance_id)
             self.learn(visit.instance_id)
             self.scaling.resolved()
@@ -626,24 +613,15 @@ class Plan:
         """The row that the last answer of `visit` makes, with the time of its next try."""
         due, result = visit.due, visit.last
         assert result is not None  # noqa: S101  an id without an answer is never given up
-        rejection = result.rejection
         if state is None:
-            state = State.MALFORMED if rejection is not None else State.WAITING
+            state = State.MALFORMED if result.rejection is not None else State.WAITING
         before, age_s = 0, 0.0
         if due is not None and due.state is state:
             before, age_s = due.attempts, due.age_s
         elif visit.offloaded is not None:
             before = 1  # in its block
         retry_in_s = self._backoff.delay_s(state, max(before + visits, 1), age_s)
-        return Missed(
-            visit.instance_id,
-            state,
-            rejection.reason if rejection is not None else result.kind.name.lower(),
-            int(result.kind),
-            error=f"{result.status}: {result.detail}",
-            retry_in_s=None if result.is_poison else retry_in_s,
-            visits=visits,
-        )
+        return missed_row(visit.instance_id, state, result, retry_in_s, visits)
 
     def _resolved(self, visit: Visit, *, is_raid: bool) -> None:
         block = visit.block
@@ -670,10 +648,3 @@ class Plan:
 
 def _is_lost(visit: Visit) -> bool:
     return visit.block is not None and visit.block.is_lost
-
-
-def _exists(result: PgcrResult) -> bool | None:
-    """Whether the id is published; None when the answer does not tell."""
-    if result.code == 1 or result.kind is ResultKind.INSUFFICIENT_PRIVILEGES:
-        return True
-    return False if result.kind is ResultKind.NOT_FOUND else None

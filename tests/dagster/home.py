@@ -19,7 +19,9 @@ def dagster_environment(postgres: Mapping[str, Any], home: Path) -> dict[str, st
         .replace(b"database: dagster", f"database: {postgres['postgres_db']}".encode())
     )
     return {name.upper(): str(value) for name, value in postgres.items()} | {
-        "DAGSTER_HOME": str(home)
+        "DAGSTER_HOME": str(home),
+        # dagster.yaml names a class of ours, which is loaded before the working directory counts.
+        "PYTHONPATH": str(ROOT),
     }
 
 

@@ -15,6 +15,7 @@ LEADERBOARDS = [
     "individual_global_leaderboard",
     "individual_pantheon_version_leaderboard",
     "individual_raid_leaderboard",
+    "sum_of_best",
     "team_activity_version_leaderboard",
     "team_pantheon_custom_race_leaderboard",
     "wfr_score",
@@ -55,9 +56,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     assert {group: sorted(keys) for group, keys in groups.items()} == {
         "definitions": [
             "postgres/activity_definition",
-            "postgres/activity_feat_definition",
             "postgres/activity_version",
-            "postgres/class_definition",
             "postgres/season",
             "postgres/version_definition",
         ],
@@ -80,27 +79,70 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "postgres/outbox",
         ],
         "reports": ["clickhouse/weapon_meta_trend", "clickhouse/weekly_raid_report"],
+        "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
+        "players": ["postgres/search_score"],
+        "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
+        "manifest": [
+            "bungie/manifest_database",
+            "bungie/manifest_version",
+            "bungie/unknown_raid_hashes",
+            "clickhouse/activity",
+            "clickhouse/activity_version",
+            "clickhouse/version",
+            "clickhouse/weapon_definition",
+            "postgres/activity_feat_definitions",
+            "postgres/class_definitions",
+            "postgres/weapon_definitions",
+        ],
+        "recovery": ["postgres/missed_pgcrs", "postgres/pgcr_gaps"],
     }
-    areas = ["clan", "contest", "custom_race", "global", "raid", "version", "world_first"]
+    areas = ["contest", "custom_race", "global", "raid", "version", "world_first"]
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
+        "activity_history_update",
         "analytics_clear_time_job",
         "analytics_daily_job",
         "analytics_rebuild_job",
         "analytics_relations_job",
-        "leaderboards_job",
-        *(f"leaderboards_{area}_job" for area in areas),
         "rebuild_clickhouse_day",
         "reports_weekly_job",
+        "archives_job",
+        "clans_job",
+        "leaderboards_job",
+        "players_upkeep_job",
+        "reprocessing_job",
+        "stale_players",
+        "update_skull_hashes",
+        *(f"leaderboards_{area}_job" for area in areas),
+        "manifest_job",
+        "manifest_lookups_job",
+        "recovery_missed_job",
+        "recovery_gaps_job",
+        "process_single_pgcr",
+        "fix_malformed_pgcrs",
+        "flag_restricted_pgcrs",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
+        "activity_history_update_schedule",
         "analytics_daily_schedule",
         "analytics_relations_schedule",
-        *(f"leaderboards_{area}_schedule" for area in areas),
         "reports_weekly_schedule",
+        "clans_schedule",
+        "players_upkeep_schedule",
+        "stale_players_schedule",
+        *(f"leaderboards_{area}_schedule" for area in areas),
+        "manifest_lookups_schedule",
+        "recovery_missed_schedule",
+        "recovery_gaps_schedule",
     }
-    assert [sensor.name for sensor in repository.sensor_defs] == ["stream_progress_sensor"]
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "archive_partitions_sensor",
+        "manifest_version_sensor",
+        "definitions_changed_sensor",
+        "stream_progress_sensor",
+        "missed_backlog_sensor",
+    }
 
 
 def test_everything_is_explained_and_owned() -> None:
@@ -125,15 +167,15 @@ def test_a_leaderboard_is_checked_pooled_and_hooked(name: str) -> None:
     node = defs.resolve_asset_graph().get(key)
     assert asset.op.pool == "postgres_refresh"
     assert stop_run_retries in asset.hook_defs
-    assert [check.asset_key for check in node.check_keys] == [key]
+    assert {check.asset_key for check in node.check_keys} == {key}
 
 
 @pytest.mark.parametrize(
     ("name", "parents"),
     [
         ("wfr_score", {"world_first_contest_leaderboard", "player"}),
-        ("individual_global_leaderboard", {"wfr_score", "player"}),
-        ("clan_leaderboard", {"wfr_score", "player"}),
+        ("individual_global_leaderboard", {"wfr_score", "sum_of_best", "player"}),
+        ("clan_leaderboard", {"wfr_score", "clan_members", "player"}),
     ],
 )
 def test_a_score_is_there_before_it_is_ranked(name: str, parents: set[str]) -> None:

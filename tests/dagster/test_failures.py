@@ -3,7 +3,12 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from raidhub_dagster.errors import ConfigurationError, PermanentError, TransientError
+from raidhub_dagster.errors import (
+    ConfigurationError,
+    MaintenanceError,
+    PermanentError,
+    TransientError,
+)
 from raidhub_dagster.failures import RETRY_RUN_TAG, dagster_failures, stop_run_retries
 
 
@@ -22,6 +27,14 @@ def test_does_not_repeat_what_fails_again(error: Exception) -> None:
         raise error
     assert not caught.value.allow_retries
     assert caught.value.description == str(error)
+
+
+def test_maintenance_is_not_tried_again_two_minutes_later() -> None:
+    """It lasts for hours; what to do about it stands in the failure."""
+    wanted = "run this again after it: off"
+    with pytest.raises(dg.Failure, match=wanted) as caught, dagster_failures():
+        raise MaintenanceError("off")
+    assert not caught.value.allow_retries
 
 
 def test_tells_the_facts_when_an_error_is_permanent() -> None:

@@ -170,6 +170,26 @@ def flatten(value: Json) -> Json:
     return {key: flatten(item) for key, item in value.items() if (key, item) != ("weapons", [])}
 
 
+def archived(report: dict[str, Json], *, is_flat: bool = True) -> bytes:
+    """The line of an archive: its two keys first, statistics flattened or not, drifted types."""
+    details = report["activityDetails"]
+    drifted = {
+        **report,
+        "period": report["period"].replace("Z", ".000Z"),
+        "activityDetails": {
+            **details,
+            "instanceId": int(details["instanceId"]),
+            "membershipType": 0,
+        },
+    }
+    kept = {
+        "_id": str(details["instanceId"]),
+        "archived": "2025-03-01T00:00:00.000Z",
+        **(flatten(drifted) if is_flat else drifted),
+    }
+    return encode(kept) + b"\n"
+
+
 def _weapon(weapon_hash: int, kills: int, precision: int) -> dict[str, Json]:
     return {
         "referenceId": weapon_hash,

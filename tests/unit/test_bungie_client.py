@@ -1,6 +1,7 @@
 """The blocking client against a small server that answers as it is told."""
 
 import gzip
+import io
 import logging
 import random
 import threading
@@ -141,6 +142,25 @@ def test_tries_again_after_what_may_pass(server: Server, world: World, bad: Repl
     server.replies = [bad, ok({})]
     assert world.client.get(world.client.endpoints.settings_url()) == b"{}"
     assert len(world.waits) == 1
+
+
+def test_waits_as_its_caller_wants(server: Server) -> None:
+    """The crawl of clans has rules of its own for tries and pauses (docs/domain/clans.md)."""
+    server.replies = [error(1618)]
+    waits: list[float] = []
+    with (
+        BungieClient(
+            Endpoints(server.base, server.base),
+            KEY,
+            "Test/1",
+            attempts=4,
+            pause_s=lambda attempt: 20.0 * attempt,
+            sleep=waits.append,
+        ) as client,
+        pytest.raises(TransientError),
+    ):
+        client.get(client.endpoints.settings_url())
+    assert [int(w // 20) for w in waits] == [1, 2, 3]
 
 
 def test_waits_longer_each_time_and_gives_up(server: Server, world: World) -> None:
@@ -320,3 +340,81 @@ def test_knows_whether_anybody_listened(server: Server, world: World) -> None:
     server.replies = [ok({})]
     world.client.get(settings_url)
     assert world.client.is_reachable
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+ZIP = "application/octet-stream"
+PATH = "/common/x.content"
+
+
+def test_downloads_a_file_as_it_is(server: Server, world: World) -> None:
+    server.replies = [Reply(b"PK" * 100_000, content_type=ZIP)]
+    target = io.BytesIO(b"an older and longer try" * 20_000)
+    assert world.client.download(PATH, target, most_bytes=200_000) == 200_000
+    assert target.getvalue() == b"PK" * 100_000
+    assert (server.paths, server.keys) == ([PATH], [KEY])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Reply(b"<title>404</title>", 404, "text/html"),
+        error(21, status=404),
+        Reply(b"<title>Just a moment...</title>", 200, "text/html"),
+        ok({"a": "manifest"}),
+        error(1618),
+        Reply(b"PK", 301, ZIP),
+        Reply(b"PK", 200, ZIP, length=500),
+    ],
+)
+def test_asks_for_a_file_again_by_a_new_address(server: Server, world: World, bad: Reply) -> None:
+    """The edge remembers for a day that a new file was not there, but for that address only."""
+    server.replies = [bad, bad, Reply(b"PK", content_type=ZIP)]
+    target = io.BytesIO()
+    assert world.client.download(PATH, target, most_bytes=10) == 2
+    assert target.getvalue() == b"PK"
+    assert server.paths[0] == PATH
+    assert len(set(server.paths)) == 3
+    assert all(path.startswith(f"{PATH}?retry=") for path in server.paths[1:])
+
+
+def test_goes_past_the_edge_at_once_when_told(server: Server, world: World) -> None:
+    server.replies = [Reply(b"PK", content_type=ZIP)]
+    world.client.download(PATH, io.BytesIO(), most_bytes=10, past_cache=True)
+    assert server.paths[0].startswith(f"{PATH}?retry=")
+
+
+def test_a_file_without_end_fills_no_disk(server: Server, world: World) -> None:
+    server.replies = [Reply(gzip.compress(b" " * 10_000_000), 200, ZIP, GZIPPED)]
+    target = io.BytesIO()
+    with pytest.raises(PermanentError, match="more than 100000 bytes"):
+        world.client.download(PATH, target, most_bytes=100_000)
+    assert len(target.getvalue()) < 1_000_000
+    assert len(server.paths) == 1
+
+
+def test_gives_up_a_file_that_never_comes(server: Server, world: World) -> None:
+    server.replies = [Reply(b"", 404, "text/html")]
+    with pytest.raises(TransientError, match="not there"):
+        world.client.download(PATH, io.BytesIO(), most_bytes=10)
+    assert (len(server.paths), len(world.waits)) == (ATTEMPTS, ATTEMPTS - 1)
+
+
+def test_a_refused_key_ends_a_download_at_once(server: Server, world: World) -> None:
+    server.replies = [error(2101, status=401)]
+    with pytest.raises(RefusedError):
+        world.client.download(PATH, io.BytesIO(), most_bytes=10)
+    assert len(server.paths) == 1
+
+
+def test_a_file_that_trickles_is_given_up(server: Server) -> None:
+    """100 MB at a byte a second would hold the pool for years."""
+    server.replies = [Reply(b" " * 200_000, content_type=ZIP)]
+    ticks = iter([0.0, 1.0, 601.0])
+    endpoints = Endpoints(server.base, server.base)
+    with (
+        BungieClient(endpoints, KEY, "Test/1", clock=lambda: next(ticks), attempts=1) as client,
+        pytest.raises(TransientError, match="no answer: Timeout"),
+    ):
+        client.download(PATH, io.BytesIO(), most_bytes=1_000_000)

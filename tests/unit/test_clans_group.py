@@ -8,6 +8,7 @@ from raidhub_dagster.clans.group import (
     Clan,
     MemberPage,
     clean,
+    read_clans_of,
     read_group,
     read_members,
 )
@@ -105,3 +106,34 @@ def test_real_pages_of_members_are_read_whole(path: str, members: int) -> None:
     page = read_members(encode(found.get("Response", found)))
     assert len(page.members) == members
     assert not page.has_more
+
+
+@pytest.mark.parametrize(
+    ("told", "clans"),
+    [
+        ({"5": False, "4": False}, (4, 5)),
+        ({"5": False, "6": True}, (5,)),
+        ({"0": False, "x": False, "-3": False, "99999999999999999999": False}, ()),
+        ({}, ()),
+    ],
+    ids=["two", "ghost", "no ids", "none"],
+)
+def test_only_clans_of_the_account_that_plays_are_read(told: Json, clans: tuple[int, ...]) -> None:
+    """A ghost is the clan of an account that cross save left behind, for ever in the list."""
+    body = {"areAllMembershipsInactive": told, "results": [{"group": {"groupId": "7"}}]}
+    assert read_clans_of(encode(body)) == clans
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"areAllMembershipsInactive": [1]}', b'{"results": []}', b"7", b"{"]
+)
+def test_groups_of_another_shape_are_no_answer(body: bytes) -> None:
+    """Taken for a player without clans, every change of the API would empty the crawl."""
+    with pytest.raises(TransientError, match="groups of a member of another shape"):
+        read_clans_of(body)
+
+
+@pytest.mark.parametrize(("name", "clans"), [("one_clan", (3074427,)), ("none", ())])
+def test_real_groups_of_a_member_are_read(name: str, clans: tuple[int, ...]) -> None:
+    found = msgspec.json.decode(sample(f"groups_for_member/{name}_assembled.json"))
+    assert read_clans_of(encode(found["Response"])) == clans

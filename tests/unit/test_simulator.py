@@ -554,6 +554,12 @@ async def test_maintenance_closes_systems_by_hand_and_by_window() -> None:
         ("/sim/keys", {"key": "a", "code": 1}),
         ("/sim/addresses", {"address": "127.0.0.1", "page": 418}),
         ("/sim/addresses", {"address": "127.0.0.1", "pages": 403}),
+        ("/sim/manifest", {"flaws": ["none"]}),
+        ("/sim/manifest", {"flaws": "page"}),
+        ("/sim/manifest", {"flaws": [1]}),
+        ("/sim/manifest", {"revision": "2"}),
+        ("/sim/manifest", {"hidden": None}),
+        ("/sim/manifest", {"unsettled": 1}),
     ],
 )
 @pytest.mark.asyncio
@@ -818,6 +824,37 @@ async def test_the_manifest_knows_every_weapon_and_raid() -> None:
     }
     assert used <= set(tables["DestinyInventoryItemDefinition"])
     assert {r["hash"] for r in raids} <= set(tables["DestinyActivityDefinition"])
+
+
+async def _path(api: Api) -> str:
+    manifest = await api.response("/Platform/Destiny2/Manifest/")
+    path: str = manifest["mobileWorldContentPaths"]["en"]
+    return path
+
+
+@pytest.mark.asyncio
+async def test_a_new_manifest_is_hidden_for_those_who_ask_too_early() -> None:
+    """The edge remembers the 404 of an address, so only another address finds the file."""
+    async with simulator() as api:
+        await api.post("/sim/manifest", {"hidden": 2})
+        path = await _path(api)
+        asked = [path, path, f"{path}?retry=1", path, f"{path}?retry=1", f"{path}?retry=2", path]
+        answers = [(await api.client.get(each)).status for each in asked]
+    assert answers == [404, 404, 404, 404, 404, 200, 404]
+
+
+@pytest.mark.asyncio
+async def test_servers_disagree_about_the_manifest_and_it_may_go_back() -> None:
+    async with simulator() as api:
+        first = await _path(api)
+        await api.post("/sim/manifest", {"unsettled": True})
+        seen = [await _path(api) for _ in range(4)]
+        assert len(set(seen)) == 2
+        assert {(await api.client.get(path)).status for path in seen} == {200}
+        await api.post("/sim/manifest", {"revision": 1})
+        assert await _path(api) == first
+        assert (await api.client.get(first)).status == 200
+        assert (await api.client.get(next(p for p in seen if p != first))).status == 404
 
 
 @pytest.mark.asyncio

@@ -12,8 +12,11 @@ SELECT set_config('statement_timeout', %(limit_ms)s, true);
 -- the 4 MB that servers give by default. Few sorts of a plan hold their memory at once.
 SELECT set_config('work_mem', '128MB', true);
 
--- name: is_populated
-SELECT relispopulated FROM pg_class WHERE oid = %(view)s::regclass;
+-- name: prepare_refresh
+-- Whatever was written by this transaction or a later one, the refresh may not see.
+SELECT relispopulated, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS unseen_from
+FROM pg_class
+WHERE oid = %(view)s::regclass;
 
 -- name: fill_view
 REFRESH MATERIALIZED VIEW {view};

@@ -51,6 +51,68 @@ WHERE m.instance_id = picked.instance_id
 RETURNING m.instance_id, m.state, m.attempts,
           extract(epoch FROM now() - m.first_seen_at)::double precision AS age_s;
 
+-- name: claim
+-- Primary key: one pass over the ids in order. Claimed as in `due`, so that neither takes a row of
+-- the other.
+UPDATE streaming.missed_pgcr AS m
+SET next_attempt_at = now() + %(claim_s)s * interval '1 second'
+FROM (
+    SELECT instance_id
+    FROM streaming.missed_pgcr
+    WHERE state IN ('waiting', 'malformed') AND next_attempt_at <= now()
+      AND instance_id > %(after)s AND instance_id <= %(until)s
+    ORDER BY instance_id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS picked
+WHERE m.instance_id = picked.instance_id
+RETURNING m.instance_id, m.state, m.attempts,
+          extract(epoch FROM now() - m.first_seen_at)::double precision AS age_s;
+
+-- name: release
+-- Primary key. What was tried has its next time already and is not among these.
+UPDATE streaming.missed_pgcr SET next_attempt_at = now()
+WHERE instance_id = ANY(%(ids)s) AND state IN ('waiting', 'malformed');
+
+-- name: close_stored
+-- Primary keys; a scan of the open rows, once a run. Outside writers store without telling.
+UPDATE streaming.missed_pgcr AS m
+SET state = 'resolved', closed_at = now(), next_attempt_at = NULL
+WHERE m.state IN ('waiting', 'malformed', 'blocked')
+  AND EXISTS (SELECT FROM core.instance AS i WHERE i.instance_id = m.instance_id)
+  AND EXISTS (SELECT FROM raw.pgcr AS r WHERE r.instance_id = m.instance_id)
+RETURNING m.instance_id;
+
+-- name: count_due
+-- Index missed_pgcr_due_idx.
+SELECT count(*) FROM streaming.missed_pgcr
+WHERE state IN ('waiting', 'malformed') AND next_attempt_at <= now() AND instance_id <= %(until)s;
+
+-- name: find_stored
+-- Primary keys, as in `close_stored`.
+SELECT m.instance_id, count(*) OVER ()
+FROM streaming.missed_pgcr AS m
+WHERE m.state IN ('waiting', 'malformed', 'blocked')
+  AND EXISTS (SELECT FROM core.instance AS i WHERE i.instance_id = m.instance_id)
+  AND EXISTS (SELECT FROM raw.pgcr AS r WHERE r.instance_id = m.instance_id)
+ORDER BY m.instance_id
+LIMIT 5;
+
+-- name: find_unattended
+-- Index missed_pgcr_due_idx.
+SELECT instance_id, count(*) OVER ()
+FROM streaming.missed_pgcr
+WHERE state IN ('waiting', 'malformed') AND next_attempt_at < now() - interval '1 day'
+ORDER BY next_attempt_at
+LIMIT 5;
+
+-- name: list_malformed
+-- Index missed_pgcr_due_idx holds these states, those without a next try included.
+SELECT instance_id FROM streaming.missed_pgcr
+WHERE state = 'malformed'
+ORDER BY instance_id
+LIMIT %(limit)s;
+
 -- name: forgotten
 -- A scan, every ten minutes and only while the queue of blocked ids is empty.
 UPDATE streaming.missed_pgcr AS m
@@ -82,15 +144,26 @@ WHERE instance_id = ANY(%(ids)s);
 
 -- name: holes
 -- Primary key of crawl_block, one probe upwards and one downwards an id: nearly every done block
--- holds something resolved, so the first row met ends the search.
+-- holds something resolved, so the first row met ends the search. A stored raid is resolved too: ids
+-- below the first block have nothing else. It must be near, since a few bogus ids lie far above all.
 SELECT i.id
 FROM unnest(%(ids)s::bigint[]) AS i(id)
-WHERE EXISTS (
-    SELECT FROM streaming.crawl_block
-    WHERE first_id > i.id AND state = 'done' AND raids + non_raids > 0
-) AND EXISTS (
-    SELECT FROM streaming.crawl_block
-    WHERE first_id < i.id AND state = 'done' AND raids + non_raids > 0
+WHERE (
+    EXISTS (
+        SELECT FROM streaming.crawl_block
+        WHERE first_id > i.id AND state = 'done' AND raids + non_raids > 0
+    ) OR EXISTS (
+        SELECT FROM core.instance
+        WHERE instance_id > i.id AND instance_id < i.id + 10000000
+    )
+) AND (
+    EXISTS (
+        SELECT FROM streaming.crawl_block
+        WHERE first_id < i.id AND state = 'done' AND raids + non_raids > 0
+    ) OR EXISTS (
+        SELECT FROM core.instance
+        WHERE instance_id < i.id AND instance_id > i.id - 10000000
+    )
 );
 
 -- name: count_by_state

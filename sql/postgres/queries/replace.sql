@@ -48,8 +48,11 @@ WHERE instance_id = %(instance_id)s AND membership_id <> ALL(%(stay)s::bigint[])
 
 -- name: update_instance
 -- Primary key. In place: flags, blacklists and fastest runs point here. Whitelisting is a person's.
+-- Hash and start change only when a body is read anew by a parser that has learned.
 UPDATE core.instance
-SET score = %(score)s,
+SET hash = %(hash)s,
+    date_started = %(date_started)s,
+    score = %(score)s,
     flawless = %(flawless)s,
     completed = %(completed)s,
     fresh = %(fresh)s,

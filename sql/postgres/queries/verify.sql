@@ -163,16 +163,6 @@ WHERE due_at < now() - interval '6 hours'
 ORDER BY due_at
 LIMIT 5;
 
--- name: flagged
--- Indexes by instance. Players whom a flag or a blacklist holds in an instance.
-SELECT instance_id, membership_id
-FROM flagging.flag_instance_player
-WHERE instance_id = ANY(%(instances)s::bigint[])
-UNION
-SELECT instance_id, membership_id
-FROM flagging.blacklist_instance_player
-WHERE instance_id = ANY(%(instances)s::bigint[]);
-
 -- name: sample_stored
 -- Random ids between the ends, each with the next stored one: primary key only.
 WITH drawn AS MATERIALIZED (
