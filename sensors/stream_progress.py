@@ -19,7 +19,8 @@ WATCHED = {
     for thing in vars(module).values()
     if isinstance(thing, dg.AssetSpec | dg.AssetsDefinition)
     for spec in ([thing] if isinstance(thing, dg.AssetSpec) else thing.specs)
-    if spec.group_name != "definitions" and spec.key != analytics.DIRTY_DAYS
+    # A module sees the assets of others too, as dependencies.
+    if module.__name__ == f"assets.{spec.group_name}" and spec.key != analytics.DIRTY_DAYS
 }
 
 
