@@ -138,6 +138,7 @@ def _by_day(
     description: str,
     deps: Sequence[dg.AssetSpec | dg.AssetsDefinition | dg.AssetDep],
     partitions: dg.DailyPartitionsDefinition = DAYS,
+    fresh: dg.FreshnessPolicy | None = None,
 ) -> dg.AssetsDefinition:
     """The asset of ClickHouse's table `name`, of which a run rebuilds a range of days."""
 
@@ -154,6 +155,7 @@ def _by_day(
         check_specs=[check_of(name)],
         pool=POOL,
         retry_policy=RETRY,
+        freshness_policy=fresh,
     )
     def rebuild_days(
         context: dg.AssetExecutionContext,
@@ -177,6 +179,8 @@ clickhouse_instance = _by_day(
     "as stored: a corrected raid counts twice until ClickHouse merges. A partition is rebuilt from "
     "PostgreSQL; days of aggregates that it touches are marked.",
     deps=[OUTBOX, ACTIVITY_VERSION],
+    # An hour later than the reports: ClickHouse may be away for so long without a loss.
+    fresh=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3)),
 )
 # A game day or week that goes on reaches into days that have not begun: they are no hindrance.
 INSTANCE_BY_TIME = dg.AssetDep(

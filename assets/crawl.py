@@ -3,9 +3,14 @@
 Atlas and hermes write these tables, not Dagster; stream_progress_sensor reports their growth.
 """
 
+from datetime import timedelta
+
 import dagster as dg
 
 from assets.tables import table
+
+# Bungie is silent for 40 minutes at times.
+FED = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=2), warn_window=timedelta(hours=1))
 
 CRAWL_BLOCK = table(
     "streaming.crawl_block",
@@ -26,4 +31,5 @@ PGCR = table(
     description="Every raid report as Bungie published it (gzip). Hermes stores it; all else can "
     "be derived from it. The lag is the time since the last one was stored.",
     deps=[CRAWL_BLOCK, MISSED_PGCR, dg.AssetKey(["archive", "pgcr_archive"])],
+    fresh=FED,
 )

@@ -6,6 +6,7 @@ what the views rank, and who is eligible, is in docs/domain/leaderboards.md.
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -17,15 +18,45 @@ from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.derived_columns import refresh_sums_of_best
-from raidhub_dagster.storage.leaderboards import refresh_view, refresh_wfr_score, top, top_scores
+from raidhub_dagster.storage.leaderboards import (
+    WFR_SCORE,
+    fingerprint,
+    refresh_view,
+    refresh_wfr_score,
+    top,
+    top_scores,
+)
 
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
 SUM_OF_BEST_KEY = dg.AssetKey(["postgres", "sum_of_best"])
 CLAN_MEMBERS_KEY = dg.AssetKey(["postgres", "clan_members"])  # assets/clans.py, which reads ranks
 
+# A refresh of a day's schedule may wait for others in its pool for some time.
+DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
+WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8))
+
 
 def leaderboard_key(view: str) -> dg.AssetKey:
     return dg.AssetKey(["postgres", view])
+
+
+def _after_change(of: dg.AssetKey, cron: str) -> dg.AutomationCondition[dg.AssetKey]:
+    """Once `of` says something else than before (its data version), at the next tick of `cron`.
+
+    Work that the schedules do anyway is not repeated: a run that refreshes both does not count, nor
+    does a refresh after which the rows are the same, as on every day without a race. The cron
+    bounds the rest: during a race, which is refreshed every 5 minutes, one run an hour.
+    """
+    changed = dg.AutomationCondition.any_deps_match(
+        dg.AutomationCondition.data_version_changed()
+        & ~dg.AutomationCondition.executed_with_root_target()
+    ).allow(dg.AssetSelection.assets(of))
+    handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    return (
+        dg.AutomationCondition.cron_tick_passed(cron)
+        & changed.since(handled)
+        & ~dg.AutomationCondition.in_progress()
+    ).with_label(f"after a change of {of.path[-1]}")
 
 
 class RefreshConfig(dg.Config):
@@ -39,7 +70,12 @@ class RefreshConfig(dg.Config):
 
 
 def _leaderboard(
-    view: str, *, description: str, deps: Sequence[dg.AssetSpec | dg.AssetsDefinition | dg.AssetKey]
+    view: str,
+    *,
+    description: str,
+    deps: Sequence[dg.AssetSpec | dg.AssetsDefinition | dg.AssetKey],
+    fresh: dg.FreshnessPolicy = DAILY,
+    condition: dg.AutomationCondition[dg.AssetKey] | None = None,
 ) -> dg.AssetsDefinition:
     """The asset of materialized view `leaderboard.<view>`."""
 
@@ -53,19 +89,23 @@ def _leaderboard(
         metadata={"dagster/table_name": f"leaderboard.{view}"},
         pool="postgres_refresh",
         retry_policy=RETRY,
+        freshness_policy=fresh,
+        automation_condition=condition,
     )
     def refresh(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
         with dagster_failures(), postgres.connection() as connection:
             done = refresh_view(connection, view, timeout_s=config.timeout_s)
             best = top(connection, view)
+            version = fingerprint(connection, view)
         return dg.MaterializeResult(
+            data_version=None if version is None else dg.DataVersion(version),
             metadata={
                 "dagster/row_count": done.rows,
                 "seconds": round(done.seconds, 3),
                 "size_bytes": done.size_bytes,
                 "unseen_from": done.unseen_from,
                 "top_10": shown(best),
-            }
+            },
         )
 
     return refresh
@@ -109,19 +149,25 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     deps=[world_first_contest_leaderboard, PLAYER],
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=DAILY,
+    automation_condition=_after_change(
+        leaderboard_key("world_first_contest_leaderboard"), "20 * * * *"
+    ),
 )
 def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     started = time.monotonic()
     with dagster_failures(), postgres.connection() as connection:
         changed = refresh_wfr_score(connection, timeout_s=config.timeout_s)
         scored, best = top_scores(connection)
+        version = fingerprint(connection, WFR_SCORE)
     return dg.MaterializeResult(
+        data_version=None if version is None else dg.DataVersion(version),
         metadata={
             "dagster/row_count": scored,
             "changed_players": changed,
             "seconds": round(time.monotonic() - started, 3),
             "top_10": shown(best),
-        }
+        },
     )
 
 
@@ -155,9 +201,12 @@ individual_global_leaderboard = _leaderboard(
     "individual_global_leaderboard",
     description="Players over all raids: clears, fresh clears, sherpas, speed, time, race score.",
     deps=[PLAYER, wfr_score, sum_of_best],
+    condition=_after_change(WFR_SCORE_KEY, "40 * * * *"),
 )
 clan_leaderboard = _leaderboard(
     "clan_leaderboard",
     description="Clans by what their known members did, and by their race scores.",
     deps=[PLAYER, wfr_score, CLAN_MEMBERS_KEY],
+    fresh=WEEKLY,
+    condition=_after_change(WFR_SCORE_KEY, "50 * * * *"),
 )

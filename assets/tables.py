@@ -17,11 +17,12 @@ def table(
     description: str,
     deps: Iterable[dg.AssetKey | dg.AssetSpec | dg.AssetsDefinition] = (),
     store: str = "postgres",
+    fresh: dg.FreshnessPolicy | None = None,
 ) -> dg.AssetSpec:
     """The external asset of table `name` (with its schema, as the store knows it).
 
     Its key is `[store, table]`. A progress sensor finds the asset by the whole name, which stands
-    in the metadata `dagster/table_name`.
+    in the metadata `dagster/table_name`. With a policy `fresh` it is materialized when it grew.
     """
     return dg.AssetSpec(
         [store, name.rpartition(".")[2]],
@@ -31,6 +32,7 @@ def table(
         description=description,
         deps=deps,
         metadata={"dagster/table_name": name},
+        freshness_policy=fresh,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 import psycopg2
 
+from raidhub_dagster.bungie.client import BungieError
 from raidhub_dagster.errors import MaintenanceError, PermanentError
 from raidhub_dagster.storage.postgres import is_connection_lost, is_retried
 
@@ -22,8 +23,8 @@ def dagster_failures() -> Iterator[None]:
 
     Those are PermanentError and PostgreSQL's errors that neither a conflict nor a lost connection
     explains (a missing table, a broken statement). Maintenance lasts for hours, so two tries in two
-    minutes are in vain as well. Everything else passes: the step's retry policy is for lost
-    processes and locks.
+    minutes are in vain as well. Where Bungie asked for a pause, the step is repeated after it.
+    Everything else passes: the step's retry policy is for lost processes and locks.
     """
     try:
         yield
@@ -32,6 +33,10 @@ def dagster_failures() -> Iterator[None]:
     except MaintenanceError as error:
         reason = f"Bungie's maintenance, run this again after it: {error}"
         raise dg.Failure(reason, metadata=error.facts, allow_retries=False) from error
+    except BungieError as error:
+        if error.pause_s <= 0:
+            raise
+        raise dg.RetryRequested(max_retries=2, seconds_to_wait=error.pause_s) from error
     except psycopg2.Error as error:
         if is_retried(error) or is_connection_lost(error):
             raise

@@ -7,16 +7,22 @@ the address comes from our settings, as everywhere else.
 
 import getpass
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from dagster import StringSource
+from dagster import DagsterInstance, StringSource
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres import PostgresEventLogStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import get_conn_string
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.postgres import connect
 
@@ -61,3 +67,23 @@ def _answers(settings: Settings, database: str) -> bool:
     except psycopg2.OperationalError:
         return False
     return True
+
+
+@contextmanager
+def connected_to_history(instance: DagsterInstance) -> Iterator[Connection]:
+    """A connection to the database of the instance's event log, in UTC, closed at the end.
+
+    Raises PermanentError when the history is not in PostgreSQL (a command in a fresh clone).
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, PostgresEventLogStorage):
+        raise PermanentError(f"the history is in {type(storage).__name__}, not in PostgreSQL")
+    # libpq knows no driver in the scheme.
+    address = re.sub(r"^postgresql\+\w+:", "postgresql:", storage.postgres_url)
+    connection = psycopg2.connect(
+        address, application_name="dagster-prune", connect_timeout=10, options="-c timezone=UTC"
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -140,3 +140,7 @@ class DiscordResource(SettingsResource):
         address = getattr(settings, f"{webhook}_webhook_url")
         with Alerts(address, footer="dagster", role_id=settings.alerts_role_id) as alerts:
             yield alerts
+
+    def run_link(self, run_id: str) -> str:
+        """Where people see the run."""
+        return f"{self._load().ui_base}/runs/{run_id}"

@@ -11,7 +11,15 @@ from typing import Any
 import dagster as dg
 
 from assets.reports import WEEKS
-from raidhub_dagster.jobs import analytics, leaderboards, manifest, recovery
+from raidhub_dagster.jobs import (
+    analytics,
+    derived_state,
+    leaderboards,
+    manifest,
+    quality,
+    recovery,
+    upkeep,
+)
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
@@ -38,7 +46,7 @@ def request_unless_running(
 def schedule_for(
     job_name: str, cron: str, description: str, run_config: Mapping[str, Any] | None = None
 ) -> dg.ScheduleDefinition:
-    """A running schedule of job `<area>_job`, called `<area>_schedule`."""
+    """A running schedule of job `<area>_job`, or of a repair, called `<area>_schedule`."""
 
     def request(context: dg.ScheduleEvaluationContext) -> Request:
         return request_unless_running(context, job_name, run_config)
@@ -159,6 +167,12 @@ LEADERBOARD_SCHEDULES = [
     )(follow_custom_race),
 ]
 
+QUALITY_SCHEDULES = [
+    schedule_for(
+        quality.quality_job.name, "0 4 * * *", "Every asset check, daily at 04:00: the quiet hour."
+    ),
+]
+
 RECOVERY_SCHEDULES = [
     dg.schedule(
         name="recovery_missed_schedule",
@@ -205,5 +219,25 @@ PLAYER_SCHEDULES = [
         players_upkeep_job.name,
         "0 5 * * 0",
         "Sums of best times and search scores against what they follow from, Sundays at 05:00.",
+    ),
+]
+
+UPKEEP_SCHEDULES = [
+    schedule_for(
+        upkeep.prune_ledgers.name,
+        "0 4 * * *",
+        "Ledgers of the stream past their retention, daily at 04:00.",
+        _for_real(upkeep.prune_ledgers),
+    ),
+    schedule_for(
+        derived_state.derived_state_job.name,
+        "10 4 * * *",
+        "A random sample of players and reports against a recount, daily at 04:10.",
+    ),
+    schedule_for(
+        upkeep.prune_dagster_events.name,
+        "30 4 * * 0",
+        "Dagster's own event log, Sundays at 04:30.",
+        _for_real(upkeep.prune_dagster_events),
     ),
 ]

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("ALERTS_ROLE_ID", "DISCORD_ALERTS_ROLE_ID")
     )
 
+    # Where people reach Dagster's UI, for links in alerts; unset: the stack's own on this machine.
+    dagster_ui_url: Text | None = None
+    # Where the source is read on the web, for links from assets; unset: paths on this machine.
+    repository_url: Text | None = None
+    repository_branch: Text = "main"
+
     # True puts every topic on its contest number of workers; else the definitions tell when.
     is_contest_weekend: bool = False
     # Younger than this is fresh enough: nobody asks the API again.
@@ -168,6 +174,11 @@ class Settings(BaseSettings):
     def www_base(self) -> str:
         """Base address of everything but reports: zeus, unless a person chose another."""
         return self.bungie_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+
+    @property
+    def ui_base(self) -> str:
+        """Address of Dagster's UI, without a slash at its end."""
+        return (self.dagster_ui_url or f"http://localhost:{self.raidhub_port_base}").rstrip("/")
 
     @property
     def pgcr_base(self) -> str:

@@ -8,6 +8,7 @@ from assets import analytics, core, crawl
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.progress import Progress, clickhouse_progress, postgres_progress
+from sensors.episodes import read_cursor
 
 # A tick may take 60 s and plans for 30: 15 for PostgreSQL (the default there), 10 here.
 CLICKHOUSE_TIMEOUT_S = 10
@@ -29,7 +30,10 @@ def report_progress(
     postgres: PostgresResource,
     clickhouse: ClickHouseResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """One observation a watched table, when any of them moved since the state in the cursor.
+    """One event a watched table, when any of them moved since the state in the cursor.
+
+    An observation; a materialization of a table that moved and has a freshness policy, because
+    Dagster counts only those.
 
     The cursor is JSON, table -> [rows, newest id]; one that does not say that counts as the first
     tick. ClickHouse away is an observation too: the crawl goes on without it.
@@ -44,13 +48,15 @@ def report_progress(
         away = str(error)
         context.log.warning("%s", away, extra={"action": "clickhouse_unreachable"})
 
-    before = _read_cursor(context.cursor)
+    before = read_cursor(context.cursor)
     # Tables that could not be read keep their state: ClickHouse back and unchanged is no news.
     after = before | {p.table: [p.rows, p.newest_id] for p in progress}
     if after == before:
         told = ", ".join(f"{p.table} {p.rows}" for p in progress)
         return dg.SkipReason(f"nothing moved; rows: {told}{'; ' if away else ''}{away}")
-    observations = [_observation(p) for p in progress]
+    observations: list[dg.AssetObservation | dg.AssetMaterialization] = [
+        _event(p, moved=after[p.table] != before.get(p.table)) for p in progress
+    ]
     if away:
         observations += [
             dg.AssetObservation(spec.key, metadata={"unreachable": away})
@@ -60,17 +66,9 @@ def report_progress(
     return dg.SensorResult(asset_events=observations, cursor=json.dumps(after))
 
 
-def _read_cursor(cursor: str | None) -> dict[str, list[int | None]]:
-    try:
-        told = json.loads(cursor or "{}")
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _observation(progress: Progress) -> dg.AssetObservation:
+def _event(progress: Progress, *, moved: bool) -> dg.AssetObservation | dg.AssetMaterialization:
     metadata: dict[str, int | float | bool] = {
-        "rows": progress.rows,
+        "dagster/row_count": progress.rows,
         "rows_are_estimated": progress.is_estimate,
     }
     optional = {
@@ -79,7 +77,10 @@ def _observation(progress: Progress) -> dg.AssetObservation:
         "waiting": progress.waiting,
     }
     metadata |= {name: value for name, value in optional.items() if value is not None}
-    return dg.AssetObservation(WATCHED[progress.table].key, metadata=metadata)
+    spec = WATCHED[progress.table]
+    if moved and spec.freshness_policy is not None and progress.rows:
+        return dg.AssetMaterialization(spec.key, metadata=metadata)
+    return dg.AssetObservation(spec.key, metadata=metadata)
 
 
 stream_progress_sensor = dg.sensor(

@@ -23,11 +23,11 @@ class ParityConfig(dg.Config):
 # On the marked days, not on `instance`: there it would run beside the rebuild of any single day.
 @dg.asset_check(
     asset=DIRTY_DAYS,
-    name="clickhouse_equals_postgres",
+    name="clickhouse_dirty_day_leaves_stores_equal",
     description="Each day has the same runs, players, kills and time in both stores, and each "
     "aggregate is what the runs add up to. Days that await a correction or a rebuild pass.",
 )
-def clickhouse_equals_postgres(
+def clickhouse_dirty_day_leaves_stores_equal(
     config: ParityConfig, postgres: PostgresResource, clickhouse: ClickHouseResource
 ) -> dg.AssetCheckResult:
     now = datetime.now(UTC)
@@ -54,4 +54,4 @@ def clickhouse_equals_postgres(
     )
 
 
-ANALYTICS_CHECKS = [clickhouse_equals_postgres]
+ANALYTICS_CHECKS = [clickhouse_dirty_day_leaves_stores_equal]

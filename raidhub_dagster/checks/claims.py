@@ -10,12 +10,19 @@ from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.claims import Problem
 
-# A connection, and the start of the run: what changed since may be unknown to the refresh.
+# A connection, and the start of the run that wrote the table, this one or an earlier: what changed
+# since may be unknown to the refresh.
 Find = Callable[[Connection, datetime], Sequence[Problem]]
 
 
 def claim(
-    key: dg.AssetKey, name: str, description: str, find: Find, *, blocking: bool = True
+    key: dg.AssetKey,
+    name: str,
+    description: str,
+    find: Find,
+    *,
+    blocking: bool = True,
+    pool: str | None = None,
 ) -> dg.AssetChecksDefinition:
     """The check `<table>_<name>` of asset `key`: it passes when `find` finds no problem.
 
@@ -23,18 +30,30 @@ def claim(
     """
 
     @dg.asset_check(
-        asset=key, name=f"{key.path[-1]}_{name}", description=description, blocking=blocking
+        asset=key,
+        name=f"{key.path[-1]}_{name}",
+        description=description,
+        blocking=blocking,
+        pool=pool,
     )
     def holds(
         context: dg.AssetCheckExecutionContext, postgres: PostgresResource
     ) -> dg.AssetCheckResult:
-        record = context.instance.get_run_record_by_id(context.run.run_id)
-        started = record.start_time if record is not None else None
-        since = datetime.now(UTC) if started is None else datetime.fromtimestamp(started, UTC)
+        since = _written_from(context.instance, key, context.run.run_id)
         with dagster_failures(), postgres.connection() as connection:
             return judged(find(connection, since))
 
     return holds
+
+
+def _written_from(instance: dg.DagsterInstance, key: dg.AssetKey, run_id: str) -> datetime:
+    """Start of the run that materialized `key` last; of `run_id` when none did."""
+    event = instance.get_latest_materialization_event(key)
+    for writer in (event.run_id if event is not None else "", run_id):
+        record = instance.get_run_record_by_id(writer) if writer else None
+        if record is not None and record.start_time is not None:
+            return datetime.fromtimestamp(record.start_time, UTC)
+    return datetime.now(UTC)
 
 
 def judged(problems: Sequence[Problem], **looked_at: int) -> dg.AssetCheckResult:

@@ -21,6 +21,9 @@ from pydantic import SecretStr
 
 log = logging.getLogger(__name__)
 
+# What is told besides the title: name -> value.
+Fields = Mapping[str, str | int | float]
+
 _WAITING = 100  # alerts that may wait for Discord; beyond it they stay in the log
 _TIMEOUT_S = 10.0
 _TRIES = 3
@@ -48,7 +51,7 @@ class Alert:
     kind: str  # also the log's action
     title: str
     colour: Colour
-    fields: Mapping[str, str | int | float] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     every_s: float = 60.0
     mentions: bool = False
 

@@ -1,11 +1,14 @@
 """Which leaderboards are refreshed together: all of them, and one job for each time of day.
 
-The checks of a board run with it; a failed one keeps the boards that read it as they were.
+The checks of a board run with it; a failed one keeps the boards that read it as they were. The
+repair `refresh_view` refreshes one board with what it needs, and checks nothing.
 """
 
+import time
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from assets.leaderboards import (
     individual_global_leaderboard,
@@ -15,6 +18,19 @@ from assets.leaderboards import (
     team_pantheon_custom_race_leaderboard,
     wfr_score,
     world_first_contest_leaderboard,
+)
+from assets.tables import RETRY
+from raidhub_dagster.failures import dagster_failures
+from raidhub_dagster.jobs.repair import Report, repair_job, tell
+from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.storage.leaderboards import (
+    ALL,
+    WFR_SCORE,
+    refresh_order,
+    refresh_wfr_score,
+)
+from raidhub_dagster.storage.leaderboards import (
+    refresh_view as refresh,
 )
 
 _SHORT_STEPS: dict[str, Any] = {
@@ -69,6 +85,53 @@ leaderboards_custom_race_job = dg.define_asset_job(
     **_SHORT_STEPS,
 )
 
+
+class RefreshViewConfig(dg.Config):
+    view: str = Field(
+        default=ALL,
+        description="Name of a materialized view of schema leaderboard, without the schema; "
+        "`all` refreshes every one.",
+    )
+    timeout_s: int = Field(default=3600, description="Statement limit, 0 for none.")
+
+
+@dg.op(
+    description="Refreshes one leaderboard, or all, after what it needs: the races before the "
+    "score, the score before the boards that rank it. Readers go on reading the old ranks.",
+    pool="postgres_refresh",
+    retry_policy=RETRY,
+)
+def refresh_view(
+    context: dg.OpExecutionContext, config: RefreshViewConfig, postgres: PostgresResource
+) -> None:
+    """Each refreshed view is also materialized in Dagster's books: its page shows the refresh."""
+    done: list[dict[str, object]] = []
+    with (
+        dagster_failures(),
+        postgres.alone("refresh_view"),
+        postgres.connection() as connection,
+    ):
+        for name in refresh_order(config.view):
+            began = time.monotonic()
+            if name == WFR_SCORE:
+                changed = refresh_wfr_score(connection, timeout_s=config.timeout_s)
+                metadata: dict[str, Any] = {"changed_players": changed}
+            else:
+                view = refresh(connection, name, timeout_s=config.timeout_s)
+                metadata = {
+                    "dagster/row_count": view.rows,
+                    "size_bytes": view.size_bytes,
+                    "unseen_from": view.unseen_from,
+                }
+            metadata["seconds"] = round(time.monotonic() - began, 3)
+            context.log_event(
+                dg.AssetMaterialization(dg.AssetKey(["postgres", name]), metadata=metadata)
+            )
+            rows = metadata.get("dagster/row_count", metadata.get("changed_players"))
+            done.append({"refreshed": name, "rows": rows, "seconds": metadata["seconds"]})
+    tell(context, Report("Leaderboards refreshed", {"refreshed": len(done)}, {"In order": done}))
+
+
 LEADERBOARD_JOBS = [
     leaderboards_job,
     leaderboards_raid_job,
@@ -77,4 +140,5 @@ LEADERBOARD_JOBS = [
     leaderboards_contest_job,
     leaderboards_version_job,
     leaderboards_custom_race_job,
+    repair_job(refresh_view),
 ]

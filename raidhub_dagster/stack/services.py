@@ -170,8 +170,13 @@ def _dagster(environment: Environment) -> list[Service]:
         lambda: _ask(ui, "/server_info"),
         *("dagster-webserver", "-h", HOST, "-p", str(ui), "-w", workspace),
     )
-    daemon = program(
-        "dagster-daemon", lambda: _ask_daemon(ui), "dagster-daemon", "run", "-w", workspace
+    daemon = DagsterProgram(
+        "dagster-daemon",
+        (sys.executable, "-m", "raidhub_dagster.daemon", "run", "-w", workspace),
+        lambda: _ask_daemon(ui),
+        home=home,
+        code_port=code,
+        stop_wait_s=30,
     )
     base = "RAIDHUB_PORT_BASE"
     return [

@@ -10,11 +10,11 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own
 
 @dataclass(frozen=True)
 class Problem:
-    """A claim that a table breaks: by how many rows, with up to five of their ids."""
+    """A claim that a table breaks: by how many rows, with up to five of their ids (or words)."""
 
     claim: str
     rows: int
-    examples: tuple[int, ...]
+    examples: tuple[int | str, ...]
 
 
 def find_broken(

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg2 import sql
-from psycopg2.errors import ObjectNotInPrerequisiteState
+from psycopg2.errors import (
+    DependentObjectsStillExist,
+    LockNotAvailable,
+    ObjectNotInPrerequisiteState,
+)
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 from psycopg2.extras import RealDictCursor
@@ -25,6 +29,7 @@ from raidhub_dagster.storage.queries import load
 _SQL = load("postgres", "leaderboards")
 
 WFR_SCORE = "wfr_score"
+ALL = "all"
 
 # Every view of schema leaderboard, in the order of a full refresh -> what must be refreshed before
 # it: another view, or the score that `refresh_wfr_score` writes to players.
@@ -37,6 +42,8 @@ VIEWS: Mapping[str, tuple[str, ...]] = {
     "team_activity_version_leaderboard": (),
     "team_pantheon_custom_race_leaderboard": (),
 }
+
+_BEFORE_SCORE = ("world_first_contest_leaderboard",)
 
 # What each view's positions are partitioned by, and the columns that must run from 1 in each part.
 POSITIONS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -83,8 +90,22 @@ _ELIGIBILITY: Mapping[str, tuple[tuple[str, str], ...]] = {
     "team_pantheon_custom_race_leaderboard": _INELIGIBLE_TEAM,
     "clan_leaderboard": (("check_clans", "a clan has no known member"),),
 }
+# Boards of players -> what their rows are told apart by besides the player.
+RECOUNTED: Mapping[str, tuple[str, ...]] = {
+    "individual_global_leaderboard": (),
+    "individual_raid_leaderboard": ("activity_id",),
+    "individual_pantheon_version_leaderboard": ("version_id",),
+}
 # The one position that not every row has: its index is not unique, so its values are compared.
 _PARTIAL_POSITION = "speed_position"
+
+# Boards with a row a player: their percentiles change with every new player, so nearly no row stays
+# as it was, and REFRESH CONCURRENTLY would compare all, delete all and insert all into every index.
+# They are built beside and exchanged: docs/domain/leaderboards.md, "Order and refresh".
+_EXCHANGED = frozenset({"individual_global_leaderboard", "individual_raid_leaderboard"})
+_EXCHANGE_WAIT_MS = 50  # that readers may wait behind one attempt
+_EXCHANGE_PAUSE_S = 1.0
+_EXCHANGE_TRIES_S = 30.0
 
 # Locks held at once by the score's update: the server has room for some 6000 in all.
 _PLAYERS_A_BATCH = 500
@@ -103,7 +124,38 @@ class Refreshed:
     unseen_from: int
 
 
-def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refreshed:
+def refresh_order(view: str) -> list[str]:
+    """What to refresh so that `view`, or with "all" every view, is up to date: first things first.
+
+    Names of VIEWS, and WFR_SCORE. Raises PermanentError for another name.
+    """
+    if view == ALL:
+        wanted = list(VIEWS)
+    elif view in VIEWS:
+        wanted = [view]
+    else:
+        raise PermanentError(f"{view} is no leaderboard; there are {ALL}, {', '.join(VIEWS)}")
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        for before in VIEWS.get(name, _BEFORE_SCORE):
+            add(before)
+        if name not in order:
+            order.append(name)
+
+    for name in wanted:
+        add(name)
+    return order
+
+
+def refresh_view(
+    connection: Connection,
+    view: str,
+    *,
+    timeout_s: int,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Refreshed:
     """Refreshes a view of VIEWS in one transaction; readers see the old rows until its end.
 
     Only the first fill locks readers out, of a view that could not be read before. Raises
@@ -111,17 +163,60 @@ def refresh_view(connection: Connection, view: str, *, timeout_s: int) -> Refres
     """
     name = _qualified(view)
     identifier = sql.Identifier("leaderboard", view)
-    started = time.monotonic()
+    started = clock()
     with connection, connection.cursor() as cursor:
         _limit(cursor, timeout_s)
         cursor.execute(_SQL["enlarge_sorts"])
+        cursor.execute(_SQL["lock_view"], {"view": name})
         cursor.execute(_SQL["prepare_refresh"], {"view": name})
         ((populated, unseen_from),) = cursor.fetchall()
-        refresh = _SQL["refresh_view" if populated else "fill_view"]
-        cursor.execute(sql.SQL(refresh).format(view=identifier))
+        if not populated:
+            cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=identifier))
+        elif view not in _EXCHANGED or not _exchange(cursor, view, clock, sleep):
+            cursor.execute(sql.SQL(_SQL["refresh_view"]).format(view=identifier))
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
-    return Refreshed(rows, time.monotonic() - started, size_bytes, unseen_from)
+    return Refreshed(rows, clock() - started, size_bytes, unseen_from)
+
+
+def _exchange(
+    cursor: Cursor, view: str, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> bool:
+    """Builds `view` anew beside the one that is read, and puts it in its place.
+
+    False, with everything as before, when the place cannot be had: readers hold it all the time,
+    or somebody made a view of their own upon it.
+    """
+    name = {"view": sql.Identifier("leaderboard", view), "next": sql.Identifier("streaming", view)}
+    cursor.execute(_SQL["read_view"], {"view": _qualified(view)})
+    ((query, indexes, grants),) = cursor.fetchall()
+    cursor.execute(sql.SQL(_SQL["create_next"]).format(query=sql.SQL(query), **name))
+    for index in indexes:
+        cursor.execute(index)
+    for privilege, role, option in grants:
+        cursor.execute(
+            sql.SQL(_SQL["grant_next"]).format(
+                privilege=sql.SQL(privilege),
+                role=sql.Identifier(role) if role else sql.SQL("PUBLIC"),
+                option=sql.SQL(option),
+                **name,
+            )
+        )
+    cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=name["next"]))
+    cursor.execute(sql.SQL(_SQL["analyze_next"]).format(**name))
+    ends_at = clock() + _EXCHANGE_TRIES_S
+    while True:
+        cursor.execute(_SQL["begin_exchange"], {"wait_ms": f"{_EXCHANGE_WAIT_MS}"})
+        try:
+            cursor.execute(sql.SQL(_SQL["exchange"]).format(**name))
+        except (LockNotAvailable, DependentObjectsStillExist) as error:
+            cursor.execute(_SQL["undo_exchange"])
+            if isinstance(error, DependentObjectsStillExist) or clock() >= ends_at:
+                cursor.execute(sql.SQL(_SQL["drop_next"]).format(**name))
+                return False
+            sleep(_EXCHANGE_PAUSE_S)
+        else:
+            return True
 
 
 def top(connection: Connection, view: str, n: int = 10) -> list[dict[str, object]]:
@@ -148,6 +243,41 @@ def check_positions(
     name = _qualified(view)
     with filled(name), connection, connection.cursor() as cursor:
         return [*_gaps(cursor, view), *_ineligible(cursor, view, since)]
+
+
+def check_recount(
+    connection: Connection,
+    view: str,
+    since: datetime,
+    *,
+    sample: int = 20,
+    timeout_s: int = 300,
+) -> list[Problem]:
+    """Sampled rows of a view of RECOUNTED that differ from the players' raids, or stand wrong.
+
+    Players with a raid stored after `since` (aware), the start of the refresh, are left out. Raises
+    PermanentError when the view was never refreshed.
+    """
+    name = _qualified(view)
+    identifier = sql.Identifier("leaderboard", view)
+    values = {"sample": sample, "since": since}
+    with filled(name), connection, connection.cursor() as cursor:
+        _limit(cursor, timeout_s)
+        problems = list(
+            find_broken(cursor, _SQL[f"recount_{view}"], "a counter differs from the raids", values)
+        )
+        for position in POSITIONS[view][1]:
+            what = position.removesuffix("_position")
+            statement = sql.SQL(_SQL["check_ranks"]).format(
+                view=identifier,
+                part=sql.Identifier(*RECOUNTED[view]) if RECOUNTED[view] else sql.Literal(0),
+                value=sql.Identifier(what),
+                position=sql.Identifier(position),
+                rank=sql.Identifier(f"{what}_rank"),
+                sign=sql.Literal(-1 if position == _PARTIAL_POSITION else 1),
+            )
+            problems += find_broken(cursor, statement, f"{position} or its rank is wrong", values)
+    return problems
 
 
 def refresh_wfr_score(
@@ -196,6 +326,20 @@ def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Pro
     changed = _changed_scores(connection, timeout_s)
     examples = tuple(membership_id for membership_id, _ in changed[:5])
     return [Problem("a score differs from the races", len(changed), examples)] if changed else []
+
+
+def fingerprint(connection: Connection, name: str) -> str | None:
+    """A digest of what others read of the races or of WFR_SCORE: equal rows, equal digest.
+
+    None for any other board: nothing is computed from it. Raises PermanentError when it was never
+    refreshed.
+    """
+    if name not in ("world_first_contest_leaderboard", WFR_SCORE):
+        return None
+    with filled(f"leaderboard.{name}"), connection, connection.cursor() as cursor:
+        cursor.execute(_SQL[f"fingerprint_{name}"])
+        ((digest,),) = cursor.fetchall()
+    return str(digest)
 
 
 def _gaps(cursor: Cursor, view: str) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ Everything happens in the caller's transaction, under its locks. Rules: docs/dom
 "Changed reports"; statements in `sql/postgres/queries/replace.sql`.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from raidhub_dagster.pgcr.model import Character, Instance, Player
 from raidhub_dagster.storage import rows
 from raidhub_dagster.storage.copy import array, copy_rows
-from raidhub_dagster.storage.derive import NewInstance, Pair, Standing
+from raidhub_dagster.storage.derive import Pair, Standing
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "replace")
@@ -84,18 +84,19 @@ def write_rows(cursor: Cursor, instance: Instance) -> list[int]:
 
 def restate(
     cursor: Cursor,
-    items: Collection[NewInstance],
+    instances: Mapping[int, int],
     members: Iterable[Pair],
     check_locked: Callable[[set[int]], None],
 ) -> dict[int, dict[int, Standing]]:
-    """Derives again, from all rows, whatever the written rows of `items` may have changed.
+    """Derives again, from all rows, whatever other rows of `instances` may change.
 
-    `members` are the players of the old rows and of the new ones. `check_locked` is told of others
-    whose sherpas may change, before they do. Returns the standings of everyone who completed an
-    instance whose rows changed, `items` and others.
+    `instances` (id -> activity) are those whose rows are others now, `members` the players of the
+    old rows and of the new ones. `check_locked` is told of others whose sherpas may change, before
+    they do. Returns the standings of everyone who completed one of `instances`, or another one that
+    lost or gained a first clear.
     """
     pairs = set(members)
-    activity_of = {item.instance.instance_id: item.activity_id for item in items}
+    activity_of = dict(instances)
     cursor.execute(_SQL["move_first_clears"], _listed(pairs))
     activity_of.update(cursor.fetchall())
     changed = array(sorted(activity_of))
@@ -103,15 +104,20 @@ def restate(
     check_locked({membership_id for _, membership_id, *_ in _completers(cursor, changed)})
     cursor.execute(_SQL["restate_sherpas"], {"instances": changed})
     pairs |= {Pair(membership_id, activity_of[i]) for i, membership_id in cursor.fetchall()}
-    players = array(sorted({pair.membership_id for pair in pairs}))
-    cursor.execute(_SQL["lock_players"], {"players": players})
-    cursor.execute(_SQL["drop_stats"], _listed(pairs))
-    cursor.execute(_SQL["restate_stats"], _listed(pairs))
-    cursor.execute(_SQL["restate_players"], {"players": players})
+    restate_counters(cursor, pairs, {pair.membership_id for pair in pairs})
     standings: dict[int, dict[int, Standing]] = {instance_id: {} for instance_id in activity_of}
     for instance_id, membership_id, is_first_clear, sherpas in _completers(cursor, changed):
         standings[instance_id][membership_id] = Standing(is_first_clear, sherpas)
     return standings
+
+
+def restate_counters(cursor: Cursor, pairs: Collection[Pair], players: Iterable[int]) -> None:
+    """Counters and fastest runs of `pairs` from their runs, then totals of `players` from those."""
+    listed = array(sorted(players))
+    cursor.execute(_SQL["lock_players"], {"players": listed})
+    cursor.execute(_SQL["drop_stats"], _listed(pairs))
+    cursor.execute(_SQL["restate_stats"], _listed(pairs))
+    cursor.execute(_SQL["restate_players"], {"players": listed})
 
 
 def update_looks(cursor: Cursor, instance: Instance) -> bool:

@@ -266,7 +266,8 @@ class _Batch:
             if not self._alone and not members <= locked:
                 raise _MorePlayersError(members - locked)
 
-        standings = replace.restate(cursor, plan.again, pairs, check_locked)
+        activities = {item.instance.instance_id: item.activity_id for item in plan.again}
+        standings = replace.restate(cursor, activities, pairs, check_locked)
         cursor.execute(_SQL["mark_corrections"], {"instances": array(sorted(standings))})
         crawled = {who: player.last_crawled for who, player in players.items()}
         effects = Effects(self._now, crawled, identities)

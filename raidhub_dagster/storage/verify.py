@@ -4,15 +4,17 @@ Used by `raidhub verify`; a difference is never corrected here, only shown.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection  # noqa: N812
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from raidhub_dagster.storage import clickhouse_parity
+from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.kept import compare_kept
 from raidhub_dagster.storage.queries import load
 from raidhub_dagster.storage.revisions import is_better
@@ -85,10 +87,9 @@ def verify(
     """
     for check in _RECOUNTS:
         with connection, connection.cursor() as cursor:
-            cursor.execute(_SQL[check])
-            rows = cursor.fetchall()
+            rows = differing_rows(cursor, check, limit=_SHOWN)
         yield Finding(check, rows[0][-1] if rows else 0, [str(row[:-1]) for row in rows])
-    yield _reparsed(connection, sample)
+    yield reparsed(connection, sample)
     yield _superseded(connection, sample)
     if client is not None:
         pending = wait_for_effects(connection, wait_s)
@@ -97,7 +98,20 @@ def verify(
         yield Finding("clickhouse", len(differences), [str(d) for d in differences[:_SHOWN]])
 
 
-def _reparsed(connection: Connection, size: int) -> Finding:
+def differing_rows(
+    cursor: Cursor, check: str, players: Collection[int] | None = None, *, limit: int | None = None
+) -> list[tuple[Any, ...]]:
+    """Rows of one recount that are not as they should be; the last column counts all of them.
+
+    `standings`, `player_stats` and `players` recount `players` alone when they are given.
+    """
+    cursor.execute(
+        _SQL[check], {"players": None if players is None else array(players), "limit": limit}
+    )
+    return cursor.fetchall()
+
+
+def reparsed(connection: Connection, size: int) -> Finding:
     """Stored rows against what today's parser makes of the kept report."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["sample_stored"], {"size": size})

@@ -11,6 +11,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.postgres import connected
+from tests.support.webhook import Hook
 
 LAST_WISH = 2122313384  # world first counts
 LAST_WISH_ID = 4
@@ -124,3 +125,11 @@ def store(postgres: dict[str, Any]) -> PostgresResource:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """Discord."""
+    found = Hook()
+    yield found
+    found.close()

@@ -3,6 +3,7 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
+from raidhub_dagster.bungie.client import BungieError
 from raidhub_dagster.errors import (
     ConfigurationError,
     MaintenanceError,
@@ -37,6 +38,13 @@ def test_maintenance_is_not_tried_again_two_minutes_later() -> None:
     assert not caught.value.allow_retries
 
 
+def test_waits_as_long_as_bungie_asks() -> None:
+    """Who asks again before that is throttled for longer, and everybody with him."""
+    with pytest.raises(dg.RetryRequested) as caught, dagster_failures():
+        raise BungieError("throttled", pause_s=300, facts={})
+    assert (caught.value.max_retries, caught.value.seconds_to_wait) == (2, 300)
+
+
 def test_tells_the_facts_when_an_error_is_permanent() -> None:
     """The reader at night needs the bad id, not the traceback."""
     with pytest.raises(dg.Failure) as caught, dagster_failures():
@@ -46,8 +54,12 @@ def test_tells_the_facts_when_an_error_is_permanent() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [TransientError("throttled"), psycopg2.OperationalError("server closed the connection")],
-    ids=["transient", "lost connection"],
+    [
+        TransientError("no answer"),
+        BungieError("HTTP 500", facts={}),
+        psycopg2.OperationalError("server closed the connection"),
+    ],
+    ids=["transient", "no pause asked for", "lost connection"],
 )
 def test_leaves_the_rest_to_the_retry_policy(error: Exception) -> None:
     with pytest.raises(type(error)), dagster_failures():

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 from dagster_postgres.utils import DagsterPostgresException
 
+from raidhub_dagster.daemon import POOLS, set_limits
 from raidhub_dagster.stack.process import free_port
 from tests.dagster.conftest import World
 from tests.dagster.home import dagster_environment, run_job
@@ -84,3 +85,14 @@ def test_the_instance_is_the_one_that_dagster_yaml_describes(environment: dict[s
         assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
         pools = instance.get_concurrency_config().pool_config
         assert pools.default_pool_limit == 1
+
+
+def test_pools_get_their_limits_and_keep_those_of_people(tmp_path: Path) -> None:
+    """With the default alone one long crawl of clans would hold up the manifest for an hour."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("bungie", 7)
+        assert set(set_limits(instance)) == set(POOLS) - {"bungie"}
+        given = {limit.name: limit.limit for limit in storage.get_pool_limits()}
+        assert given == {**POOLS, "bungie": 7}
+        assert set_limits(instance) == {}

@@ -64,6 +64,36 @@ def test_runs_at_the_time_that_readers_know(name: str, cron: str, job: str) -> N
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("name", "cron", "job"),
+    [
+        ("prune_ledgers", "0 4 * * *", "prune_ledgers"),
+        ("derived_state", "10 4 * * *", "derived_state_job"),
+        ("prune_dagster_events", "30 4 * * 0", "prune_dagster_events"),
+    ],
+)
+def test_upkeep_works_at_night(name: str, cron: str, job: str) -> None:
+    schedule = build_defs().resolve_schedule_def(f"{name}_schedule")
+    assert (schedule.cron_schedule, schedule.job_name) == (cron, job)
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+@pytest.mark.parametrize("name", ["prune_ledgers", "prune_dagster_events"])
+def test_a_schedule_prunes_where_a_person_previews(
+    instance: dg.DagsterInstance, store: PostgresResource, name: str
+) -> None:
+    """A night that only says what it would delete deletes nothing, for years."""
+    defs = build_defs({"postgres": store})
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=MORNING,
+        repository_def=defs.get_repository_def(),
+    )
+    result = defs.resolve_schedule_def(f"{name}_schedule").evaluate_tick(context)
+    (request,) = result.run_requests or ()
+    assert request.run_config["ops"][name]["config"]["dry_run"] is False
+
+
 def test_requests_one_run_when_nothing_runs(evaluate: Evaluate) -> None:
     assert evaluate("leaderboards_raid_schedule", MORNING) == (1, "")
 

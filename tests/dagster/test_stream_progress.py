@@ -34,7 +34,7 @@ def tick(instance: dg.DagsterInstance, store: PostgresResource, clickhouse: dict
         names = {spec.key: name for name, spec in WATCHED.items()}
         observed = {}
         for event in result.asset_events:
-            assert isinstance(event, dg.AssetObservation)
+            assert isinstance(event, dg.AssetObservation | dg.AssetMaterialization)
             observed[names[event.asset_key]] = {k: v.value for k, v in event.metadata.items()}
         return observed, result.cursor, result.skip_message
 
@@ -52,7 +52,7 @@ def test_observes_every_watched_table_at_the_first_tick(tick: Tick) -> None:
     """A table that the query forgets, or names otherwise than its asset, would never be seen."""
     observed, cursor, _ = tick()
     assert set(observed) == set(WATCHED)
-    assert {metadata["rows"] for metadata in observed.values()} == {0}
+    assert {metadata["dagster/row_count"] for metadata in observed.values()} == {0}
     assert set(json.loads(cursor or "")) == set(WATCHED)
 
 
@@ -62,7 +62,11 @@ def test_tells_rows_newest_id_and_lag(tick: Tick, world: World) -> None:
     world.raid(90, [7])
     observed, _, _ = tick()
     raids = observed["core.instance"]
-    assert (raids["rows"], raids["newest_id"], raids["rows_are_estimated"]) == (2, 100, False)
+    assert (raids["dagster/row_count"], raids["newest_id"], raids["rows_are_estimated"]) == (
+        2,
+        100,
+        False,
+    )
     assert raids["lag_s"] > timedelta(days=365).total_seconds()
     assert observed["raw.pgcr"]["lag_s"] < 60
     assert observed["core.player"]["newest_id"] == 7
@@ -109,7 +113,7 @@ def test_tells_what_clickhouse_holds(
     client.close()
     observed, _, _ = tick()
     newest = observed["instance"]
-    assert (newest["rows"], newest["newest_id"]) == (2, 4)
+    assert (newest["dagster/row_count"], newest["newest_id"]) == (2, 4)
     assert newest["lag_s"] == pytest.approx(2 * 3600, abs=120)
 
 
@@ -127,7 +131,7 @@ def test_observes_again_when_one_row_came(tick: Tick, world: World) -> None:
     _, cursor, _ = tick()
     world.player(7)
     observed, _, _ = tick(cursor)
-    assert observed["core.player"]["rows"] == 1
+    assert observed["core.player"]["dagster/row_count"] == 1
 
 
 @pytest.mark.parametrize("cursor", ["{old release", "[1, 2]", '"text"'])
@@ -141,7 +145,7 @@ def test_starts_over_when_the_cursor_is_unreadable(tick: Tick, cursor: str) -> N
 def test_goes_on_without_clickhouse(tick: Tick, away: ClickHouseResource) -> None:
     """The crawl does not need ClickHouse, so neither does the view of the crawl."""
     observed, _, _ = tick(analytics=away)
-    assert observed["core.instance"]["rows"] == 0
+    assert observed["core.instance"]["dagster/row_count"] == 0
     assert "is away" in observed["instance"]["unreachable"]
     assert set(observed) == set(WATCHED)
 
@@ -162,7 +166,7 @@ def test_estimates_a_big_table(tick: Tick, world: World) -> None:
     world.run("ANALYZE streaming.missed_pgcr")
     observed, _, _ = tick()
     missed = observed["streaming.missed_pgcr"]
-    assert (missed["rows"], missed["rows_are_estimated"]) == (100_002, True)
+    assert (missed["dagster/row_count"], missed["rows_are_estimated"]) == (100_002, True)
     assert (missed["newest_id"], missed["waiting"]) == (100_002, 0)
 
 
@@ -184,3 +188,27 @@ def test_fails_when_postgres_is_away(
     )
     with pytest.raises(Exception, match="onnection refused"):
         stream_progress_sensor.evaluate_tick(context)
+
+
+def test_growth_counts_for_freshness(
+    instance: dg.DagsterInstance, store: PostgresResource, away: ClickHouseResource, world: World
+) -> None:
+    """Dagster measures freshness by materializations: a crawl that stopped must look stale."""
+    world.player(7)
+    world.raid(100, [7])
+
+    def grown(cursor: str | None) -> tuple[set[str], str | None]:
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, resources={"postgres": store, "clickhouse": away}
+        )
+        result = stream_progress_sensor.evaluate_tick(context)
+        events = [e for e in result.asset_events if isinstance(e, dg.AssetMaterialization)]
+        return {event.asset_key.path[-1] for event in events}, result.cursor
+
+    written, cursor = grown(None)
+    assert written == {"pgcr"}
+    world.player(8)
+    written, cursor = grown(cursor)
+    assert written == set()  # others moved
+    world.raid(101, [7])
+    assert grown(cursor)[0] == {"pgcr"}

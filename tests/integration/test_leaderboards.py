@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from raidhub_dagster.storage.leaderboards import (
     WFR_SCORE,
     check_positions,
     check_wfr_score,
+    refresh_order,
     refresh_view,
     refresh_wfr_score,
     top,
@@ -538,19 +540,142 @@ def test_refresh_tells_rows_and_size(mixed_world: World) -> None:
     assert (refreshed.rows, refreshed.seconds > 0, refreshed.size_bytes > 0) == (2, True, True)
 
 
+@pytest.mark.parametrize("view", [GLOBAL, CUSTOM_RACE])
 def test_readers_neither_wait_for_a_refresh_nor_stop_it(
+    mixed_world: World, settings: Settings, view: str
+) -> None:
+    """A reader's transaction may be open for minutes; a plain refresh would wait for its end.
+
+    Boards that are exchanged are refreshed row by row then, after half a minute of attempts.
+    """
+    read = f"SELECT count(*) FROM leaderboard.{view}"
+    rows = refresh_view(mixed_world.connection, view, timeout_s=60).rows
+    mixed_world.player(7, clears=1)
+    pauses: list[float] = []
+    clock = (10.0 * n for n in count())
+    with closing(connect(settings, "reader")) as reader, reader.cursor() as cursor:
+        cursor.execute(read)
+        assert cursor.fetchall() == [(rows,)]
+        refresh_view(
+            mixed_world.connection,
+            view,
+            timeout_s=10,
+            clock=lambda: next(clock),
+            sleep=pauses.append,
+        )
+        cursor.execute(read)
+        assert cursor.fetchall() == [(rows + (view == GLOBAL),)]
+    assert bool(pauses) == (view == GLOBAL)
+    assert left_behind(mixed_world) == []
+
+
+def left_behind(world: World) -> list[tuple[Any, ...]]:
+    return world.run("SELECT matviewname FROM pg_matviews WHERE schemaname <> 'leaderboard'")
+
+
+def catalogue(world: World, view: str) -> list[tuple[Any, ...]]:
+    """Everything that readers and tools can know of a view but its number and its rows."""
+    return world.run(
+        "SELECT pg_get_viewdef(c.oid), relispopulated, relowner,"
+        " ARRAY(SELECT acl::text FROM aclexplode(relacl) AS acl ORDER BY 1),"
+        " ARRAY(SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = c.oid"
+        "       ORDER BY 1)"
+        " FROM pg_class AS c WHERE oid = %s::regclass",
+        f"leaderboard.{view}",
+    )
+
+
+@pytest.mark.parametrize("view", [GLOBAL, RAID])
+def test_an_exchanged_board_is_the_same_but_for_its_rows(mixed_world: World, view: str) -> None:
+    """An index or a grant that is lost in a night makes the site slow, or empty, next morning."""
+    refresh_view(mixed_world.connection, view, timeout_s=60)
+    mixed_world.run(
+        f"GRANT SELECT ON leaderboard.{view} TO PUBLIC;"
+        f"GRANT SELECT ON leaderboard.{view} TO pg_monitor WITH GRANT OPTION"
+    )
+    before = catalogue(mixed_world, view)
+    number = mixed_world.run("SELECT %s::regclass::oid", f"leaderboard.{view}")
+    refresh_view(mixed_world.connection, view, timeout_s=60)
+    assert mixed_world.run("SELECT %s::regclass::oid", f"leaderboard.{view}") != number
+    assert catalogue(mixed_world, view) == before
+    assert left_behind(mixed_world) == []
+
+
+def test_an_old_snapshot_sees_an_exchanged_board(mixed_world: World, settings: Settings) -> None:
+    """A reader that has begun before must not find a board without rows."""
+    refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+    with closing(connect(settings, "reader")) as reader, reader.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SELECT count(*) FROM core.player")
+        refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+        cursor.execute(f"SELECT count(*) FROM leaderboard.{GLOBAL}")
+        assert cursor.fetchall() == [(2,)]
+
+
+def test_a_prepared_statement_survives_an_exchange(mixed_world: World, settings: Settings) -> None:
+    """Pools of the site keep their statements for days."""
+    refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+    with closing(connect(settings, "reader")) as reader, reader.cursor() as cursor:
+        reader.autocommit = True
+        cursor.execute(f"PREPARE page AS SELECT count(*) FROM leaderboard.{GLOBAL}")
+        cursor.execute("EXECUTE page")
+        mixed_world.player(7, clears=1)
+        refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+        cursor.execute("EXECUTE page")
+        assert cursor.fetchall() == [(3,)]
+
+
+def test_a_view_upon_a_board_keeps_it_from_being_exchanged(mixed_world: World) -> None:
+    """Somebody's own view must not stop the ranks, nor may the ranks drop it."""
+    refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+    mixed_world.run(f"CREATE VIEW public.mine AS SELECT * FROM leaderboard.{GLOBAL}")
+    mixed_world.player(7, clears=1)
+    assert refresh_view(mixed_world.connection, GLOBAL, timeout_s=60).rows == 3
+    assert mixed_world.run("SELECT count(*) FROM public.mine") == [(3,)]
+    assert left_behind(mixed_world) == []
+
+
+def test_a_refresh_that_dies_leaves_the_board_as_it_was(
     mixed_world: World, settings: Settings
 ) -> None:
-    """A reader's transaction may be open for minutes; a plain refresh would wait for its end."""
-    count = f"SELECT count(*) FROM leaderboard.{GLOBAL}"
+    """A deploy in the middle must leave neither a hole nor half a copy."""
     refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
     mixed_world.player(7, clears=1)
+
+    def die(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
     with closing(connect(settings, "reader")) as reader, reader.cursor() as cursor:
-        cursor.execute(count)
-        assert cursor.fetchall() == [(2,)]
-        assert refresh_view(mixed_world.connection, GLOBAL, timeout_s=10).rows == 3
-        cursor.execute(count)
-        assert cursor.fetchall() == [(3,)]
+        cursor.execute(f"SELECT count(*) FROM leaderboard.{GLOBAL}")
+        with pytest.raises(KeyboardInterrupt):
+            refresh_view(mixed_world.connection, GLOBAL, timeout_s=60, sleep=die)
+    assert mixed_world.run(f"SELECT count(*) FROM leaderboard.{GLOBAL}") == [(2,)]
+    assert left_behind(mixed_world) == []
+    assert refresh_view(mixed_world.connection, GLOBAL, timeout_s=60).rows == 3
+
+
+def test_two_refreshes_of_a_board_come_one_after_the_other(
+    mixed_world: World, settings: Settings
+) -> None:
+    """A repair by hand meets the schedule's run: both would build the same copy."""
+    refresh_view(mixed_world.connection, GLOBAL, timeout_s=60)
+    with closing(connect(settings, "other")) as other, ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(refresh_view, connection, GLOBAL, timeout_s=60)
+            for connection in (mixed_world.connection, other)
+        ]
+        assert [run.result(timeout=60).rows for run in runs] == [2, 2]
+
+
+def test_what_a_view_needs_comes_first() -> None:
+    """The boards that rank the score are a day late otherwise."""
+    assert refresh_order(GLOBAL) == [WORLD_FIRST, WFR_SCORE, GLOBAL]
+    assert refresh_order(RAID) == [RAID]
+    everything = refresh_order("all")
+    assert everything[:4] == [WORLD_FIRST, WFR_SCORE, GLOBAL, CLAN]
+    assert sorted(everything) == sorted([*VIEWS, WFR_SCORE])
+    with pytest.raises(PermanentError, match="speed is no leaderboard"):
+        refresh_order("speed")
 
 
 def test_refresh_ends_at_its_limit(world: World, settings: Settings) -> None:

@@ -133,11 +133,13 @@ def system(
     simulator: str,
     atlas: str | None = None,
     without: Collection[str] = _DAGSTER,
+    limit_s: float = 180,
     **variables: str,
 ) -> Iterator[System]:
     """A stack without Dagster, and without atlas when there are no arguments for it.
 
-    `variables` are of the environment. All of it ends with the block, or with this process.
+    It must be up within `limit_s`. `variables` are of the environment. All of it ends with the
+    block, or with this process.
     """
     folder.chmod(0o711)  # PostgreSQL's other user must be able to walk in
     environment = {
@@ -157,7 +159,7 @@ def system(
         wait_for(
             "the stack is up",
             lambda: "Dagster:" in (folder / "up.log").read_text() or process.poll() is not None,
-            limit_s=180,
+            limit_s=limit_s,
         )
         assert process.poll() is None, (folder / "up.log").read_text()
         yield System(folder / ".raidhub")

@@ -40,6 +40,8 @@ class Hook:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = SecretStr(f"http://127.0.0.1:{self._server.server_address[1]}/secret-token")
+        # For a resource, whose configuration Dagster writes down as text.
+        self.address = self.url.get_secret_value()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 

@@ -24,6 +24,53 @@ REFRESH MATERIALIZED VIEW {view};
 -- name: refresh_view
 REFRESH MATERIALIZED VIEW CONCURRENTLY {view};
 
+-- name: lock_view
+-- Whoever else refreshes this view waits for the end of our transaction.
+SELECT pg_advisory_xact_lock(hashtext('leaderboard'), hashtext(%(view)s));
+
+-- name: read_view
+-- What the server itself knows of a view: its query, its indexes as statements for the copy in
+-- schema streaming, and who may do what with it.
+SELECT rtrim(pg_get_viewdef(c.oid), ';') AS query,
+       ARRAY(
+           SELECT replace(pg_get_indexdef(indexrelid), ' ON leaderboard.', ' ON streaming.')
+           FROM pg_index WHERE indrelid = c.oid ORDER BY indexrelid
+       ) AS indexes,
+       ARRAY(
+           SELECT ARRAY[privilege_type, coalesce(rolname, ''),
+                        CASE WHEN is_grantable THEN 'WITH GRANT OPTION' ELSE '' END]
+           FROM aclexplode(c.relacl) AS acl
+           LEFT JOIN pg_roles ON pg_roles.oid = acl.grantee
+       )::text[] AS grants
+FROM pg_class AS c
+WHERE c.oid = %(view)s::regclass;
+
+-- name: create_next
+CREATE MATERIALIZED VIEW {next} AS {query} WITH NO DATA;
+
+-- name: grant_next
+GRANT {privilege} ON {next} TO {role} {option};
+
+-- name: analyze_next
+ANALYZE {next};
+
+-- name: begin_exchange
+-- Readers that come while we wait for one of them wait behind us: no longer than this.
+SAVEPOINT exchange;
+SELECT set_config('lock_timeout', %(wait_ms)s, true);
+
+-- name: exchange
+DROP MATERIALIZED VIEW {view};
+ALTER MATERIALIZED VIEW {next} SET SCHEMA leaderboard;
+
+-- name: undo_exchange
+ROLLBACK TO SAVEPOINT exchange;
+RELEASE SAVEPOINT exchange;
+SELECT set_config('lock_timeout', '0', true);
+
+-- name: drop_next
+DROP MATERIALIZED VIEW {next};
+
 -- name: measure_view
 SELECT (SELECT count(*) FROM {view}), pg_total_relation_size(%(view)s::regclass);
 
@@ -74,6 +121,19 @@ FROM core.player
 WHERE wfr_score > 0
 ORDER BY position
 LIMIT %(n)s;
+
+-- name: fingerprint_world_first_contest_leaderboard
+-- All of it, because any rank changes a score: some ten thousand rows a race.
+SELECT md5(coalesce(string_agg(
+    activity_id || ':' || instance_id || ':' || rank || ':' || membership_ids, ',' ORDER BY instance_id
+), ''))
+FROM leaderboard.world_first_contest_leaderboard;
+
+-- name: fingerprint_wfr_score
+-- A scan for some ten thousand players who ever finished a race in time.
+SELECT md5(coalesce(string_agg(membership_id || ':' || wfr_score, ',' ORDER BY membership_id), ''))
+FROM core.player
+WHERE wfr_score > 0;
 
 -- name: top_individual_global_leaderboard
 SELECT clears_position AS position,
@@ -207,4 +267,121 @@ WHERE known_member_count < 1 OR NOT EXISTS (
     WHERE c.group_id = {view}.group_id
       AND c.updated_at >= coalesce(%(since)s, 'infinity'::timestamptz))
 ORDER BY group_id
+LIMIT 5;
+
+-- recount_*: sampled rows against the raids of their players, by instance_player_membership_id_idx.
+-- Drawing sorts the whole board by chance, once a refresh: half a second for a million rows. Who
+-- played since the refresh began is left out, a minute earlier for the transactions then under way.
+
+-- name: recount_individual_global_leaderboard
+WITH drawn AS MATERIALIZED (
+    SELECT * FROM leaderboard.individual_global_leaderboard ORDER BY random() LIMIT %(sample)s
+),
+wanted AS (
+    SELECT p.membership_id,
+        count(*) FILTER (WHERE p.completed) AS clears,
+        count(*) FILTER (WHERE p.completed AND i.fresh) AS fresh_clears,
+        sum(p.sherpas) AS sherpas,
+        least(2147483647, sum(p.time_played_seconds)) AS total_time_played
+    FROM drawn
+    JOIN core.instance_player AS p USING (membership_id)
+    JOIN core.instance AS i USING (instance_id)
+    GROUP BY p.membership_id
+)
+SELECT membership_id, count(*) OVER () AS broken
+FROM drawn
+LEFT JOIN wanted USING (membership_id)
+WHERE (drawn.clears, drawn.fresh_clears, drawn.sherpas, drawn.total_time_played)
+    IS DISTINCT FROM (wanted.clears, wanted.fresh_clears, wanted.sherpas, wanted.total_time_played)
+  AND NOT EXISTS (
+    SELECT FROM core.instance_player AS p
+    JOIN raw.pgcr USING (instance_id)
+    WHERE p.membership_id = drawn.membership_id
+      AND pgcr.date_crawled >= %(since)s::timestamptz - interval '1 minute')
+ORDER BY membership_id
+LIMIT 5;
+
+-- name: recount_individual_raid_leaderboard
+WITH drawn AS MATERIALIZED (
+    SELECT * FROM leaderboard.individual_raid_leaderboard ORDER BY random() LIMIT %(sample)s
+),
+wanted AS (
+    SELECT p.membership_id, v.activity_id,
+        count(*) FILTER (WHERE p.completed) AS clears,
+        count(*) FILTER (WHERE p.completed AND i.fresh) AS fresh_clears,
+        sum(p.sherpas) AS sherpas,
+        least(2147483647, sum(p.time_played_seconds)) AS total_time_played
+    FROM (SELECT DISTINCT membership_id FROM drawn) AS players
+    JOIN core.instance_player AS p USING (membership_id)
+    JOIN core.instance AS i USING (instance_id)
+    JOIN definitions.activity_version AS v USING (hash)
+    GROUP BY p.membership_id, v.activity_id
+)
+SELECT membership_id, count(*) OVER () AS broken
+FROM drawn
+LEFT JOIN wanted USING (membership_id, activity_id)
+WHERE (drawn.clears, drawn.fresh_clears, drawn.sherpas, drawn.total_time_played)
+    IS DISTINCT FROM (wanted.clears, wanted.fresh_clears, wanted.sherpas, wanted.total_time_played)
+  AND NOT EXISTS (
+    SELECT FROM core.instance_player AS p
+    JOIN raw.pgcr USING (instance_id)
+    WHERE p.membership_id = drawn.membership_id
+      AND pgcr.date_crawled >= %(since)s::timestamptz - interval '1 minute')
+ORDER BY membership_id
+LIMIT 5;
+
+-- name: recount_individual_pantheon_version_leaderboard
+WITH drawn AS MATERIALIZED (
+    SELECT * FROM leaderboard.individual_pantheon_version_leaderboard ORDER BY random() LIMIT %(sample)s
+),
+wanted AS (
+    SELECT p.membership_id, v.version_id,
+        count(*) AS clears,
+        count(*) FILTER (WHERE i.fresh) AS fresh_clears,
+        sum(i.score) AS score
+    FROM (SELECT DISTINCT membership_id FROM drawn) AS players
+    JOIN core.instance_player AS p USING (membership_id)
+    JOIN core.instance AS i USING (instance_id)
+    JOIN definitions.activity_version AS v USING (hash)
+    JOIN definitions.activity_definition AS activity ON activity.id = v.activity_id
+    WHERE p.completed AND i.completed AND NOT activity.is_raid
+    GROUP BY p.membership_id, v.version_id
+)
+SELECT membership_id, count(*) OVER () AS broken
+FROM drawn
+LEFT JOIN wanted USING (membership_id, version_id)
+WHERE (drawn.clears, drawn.fresh_clears, drawn.score)
+    IS DISTINCT FROM (wanted.clears, wanted.fresh_clears, wanted.score)
+  AND NOT EXISTS (
+    SELECT FROM core.instance_player AS p
+    JOIN raw.pgcr USING (instance_id)
+    WHERE p.membership_id = drawn.membership_id
+      AND pgcr.date_crawled >= %(since)s::timestamptz - interval '1 minute')
+ORDER BY membership_id
+LIMIT 5;
+
+-- name: check_ranks
+-- How many rows of the part are better than the drawn one: a scan a row, 0.1 s for a million rows.
+-- sign is -1 where less is better.
+WITH drawn AS MATERIALIZED (
+    SELECT {part} AS part, membership_id, {sign} * {value} AS value, {position} AS position, {rank} AS rank
+    FROM {view}
+    WHERE {position} IS NOT NULL
+    ORDER BY random()
+    LIMIT %(sample)s
+)
+SELECT membership_id, count(*) OVER () AS broken
+FROM drawn
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE {sign} * other.{value} > drawn.value) AS better,
+        count(*) FILTER (
+            WHERE {sign} * other.{value} > drawn.value
+               OR ({sign} * other.{value} = drawn.value AND other.membership_id < drawn.membership_id)
+        ) AS before
+    FROM {view} AS other
+    WHERE {part} = drawn.part
+) AS board
+WHERE (position, rank) IS DISTINCT FROM (board.before + 1, board.better + 1)
+ORDER BY membership_id
 LIMIT 5;

@@ -1,14 +1,19 @@
 -- Recounts of everything derived, compared with what is stored. Full scans are right here: the
--- point is to look at every row. Each statement returns up to 5 differing rows and their number.
+-- point is to look at every row. Each statement returns up to `limit` differing rows (null: all) and
+-- their number. The first three also recount some `players` alone (null: everybody), by the indexes
+-- on their ids; the driver puts the values into the text, so that the planner sees which it is.
 
 -- name: standings
--- First clears and sherpas by their definitions.
+-- First clears and sherpas by their definitions. The newcomers of an instance are those marked: with
+-- every mark right, which this judges first, that is the definition, and nobody else's history is
+-- read for it.
 WITH runs AS MATERIALIZED (
     SELECT p.instance_id, p.membership_id, p.completed, p.is_first_clear, p.sherpas,
            v.activity_id, i.date_completed
     FROM core.instance_player AS p
     JOIN core.instance AS i USING (instance_id)
     JOIN definitions.activity_version AS v USING (hash)
+    WHERE %(players)s::bigint[] IS NULL OR p.membership_id = ANY(%(players)s::bigint[])
 ),
 firsts AS MATERIALIZED (
     SELECT DISTINCT ON (membership_id, activity_id) membership_id, instance_id
@@ -17,7 +22,11 @@ firsts AS MATERIALIZED (
     ORDER BY membership_id, activity_id, date_completed, instance_id
 ),
 newcomers AS (
-    SELECT instance_id, count(*) AS number FROM firsts GROUP BY instance_id
+    SELECT instance_id, count(*) AS number
+    FROM core.instance_player
+    WHERE is_first_clear
+      AND (%(players)s::bigint[] IS NULL OR instance_id IN (SELECT instance_id FROM runs))
+    GROUP BY instance_id
 ),
 wanted AS (
     SELECT runs.*,
@@ -28,11 +37,12 @@ wanted AS (
     LEFT JOIN firsts USING (membership_id, instance_id)
     LEFT JOIN newcomers ON newcomers.instance_id = runs.instance_id
 )
-SELECT instance_id, membership_id, is_first_clear, first_clear, sherpas, given,
+SELECT instance_id, membership_id, activity_id, is_first_clear, first_clear, sherpas, given,
        count(*) OVER () AS differing
 FROM wanted
 WHERE (is_first_clear, sherpas) IS DISTINCT FROM (first_clear, given)
-LIMIT 5;
+ORDER BY membership_id, instance_id
+LIMIT %(limit)s;
 
 -- name: player_stats
 WITH runs AS MATERIALIZED (
@@ -42,6 +52,12 @@ WITH runs AS MATERIALIZED (
     FROM core.instance_player AS p
     JOIN core.instance AS i USING (instance_id)
     JOIN definitions.activity_version AS v USING (hash)
+    WHERE %(players)s::bigint[] IS NULL OR p.membership_id = ANY(%(players)s::bigint[])
+),
+stored AS (
+    SELECT *
+    FROM core.player_stats
+    WHERE %(players)s::bigint[] IS NULL OR membership_id = ANY(%(players)s::bigint[])
 ),
 wanted AS (
     SELECT membership_id, activity_id,
@@ -59,12 +75,13 @@ SELECT membership_id, activity_id,
        s.fastest_instance_id, w.fastest_instance_id,
        s.total_time_played_seconds, w.total_time_played_seconds,
        count(*) OVER () AS differing
-FROM core.player_stats AS s
+FROM stored AS s
 FULL JOIN wanted AS w USING (membership_id, activity_id)
 WHERE (s.clears, s.fresh_clears, s.sherpas, s.fastest_instance_id, s.total_time_played_seconds)
     IS DISTINCT FROM
     (w.clears, w.fresh_clears, w.sherpas, w.fastest_instance_id, w.total_time_played_seconds)
-LIMIT 5;
+ORDER BY membership_id, activity_id
+LIMIT %(limit)s;
 
 -- name: players
 WITH needed AS MATERIALIZED (
@@ -83,6 +100,7 @@ wanted AS (
     FROM core.player_stats AS s
     LEFT JOIN core.instance AS i ON i.instance_id = s.fastest_instance_id
     LEFT JOIN needed AS n ON n.id = s.activity_id
+    WHERE %(players)s::bigint[] IS NULL OR s.membership_id = ANY(%(players)s::bigint[])
     GROUP BY s.membership_id
 )
 SELECT membership_id,
@@ -91,11 +109,13 @@ SELECT membership_id,
        count(*) OVER () AS differing
 FROM core.player AS p
 LEFT JOIN wanted AS w USING (membership_id)
-WHERE (p.clears, p.fresh_clears, p.sherpas, p.total_time_played_seconds, p.sum_of_best)
+WHERE (%(players)s::bigint[] IS NULL OR membership_id = ANY(%(players)s::bigint[]))
+  AND (p.clears, p.fresh_clears, p.sherpas, p.total_time_played_seconds, p.sum_of_best)
     IS DISTINCT FROM
     (coalesce(w.clears, 0), coalesce(w.fresh_clears, 0), coalesce(w.sherpas, 0),
      coalesce(w.total_time_played_seconds, 0), w.sum_of_best)
-LIMIT 5;
+ORDER BY membership_id
+LIMIT %(limit)s;
 
 -- name: sightings
 -- A player was first seen when the first run began or before it, last seen in the last one or later.
@@ -106,7 +126,7 @@ JOIN core.instance_player USING (membership_id)
 JOIN core.instance AS i USING (instance_id)
 GROUP BY p.membership_id
 HAVING p.first_seen > min(i.date_started) OR p.last_seen < max(i.date_started)
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: raw_reports
 -- A stored instance without its report, or a report that neither is stored nor waits for anything.
@@ -118,14 +138,14 @@ LEFT JOIN streaming.missed_pgcr AS m USING (instance_id)
 WHERE r.instance_id IS NULL
    OR (i.instance_id IS NULL
        AND coalesce(m.state, 'resolved') IN ('resolved', 'rejected', 'missing'))
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: missed_but_stored
 SELECT m.instance_id, m.state, count(*) OVER () AS differing
 FROM streaming.missed_pgcr AS m
 JOIN core.instance AS i USING (instance_id)
 WHERE m.state <> 'resolved'
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: ledger
 -- Ranges below the cursor that no block and no gap covers. Blocks cannot overlap (constraint).
@@ -145,7 +165,7 @@ holes AS (
 )
 SELECT name, lower(hole) AS first_id, upper(hole) - 1 AS last_id, count(*) OVER () AS differing
 FROM holes
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: current_revisions
 -- What counts is no revision of itself.
@@ -153,7 +173,7 @@ SELECT instance_id, v.state, v.fetched_at, count(*) OVER () AS differing
 FROM streaming.pgcr_revision AS v
 JOIN raw.pgcr AS r USING (instance_id)
 WHERE sha256(substring(r.data FROM 9)) = v.sha256
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: young
 -- Reports whose second look is hours late: the chore of hermes that asks for them does not run.
@@ -161,7 +181,7 @@ SELECT instance_id, rounds, due_at, count(*) OVER () AS differing
 FROM streaming.young_pgcr
 WHERE due_at < now() - interval '6 hours'
 ORDER BY due_at
-LIMIT 5;
+LIMIT %(limit)s;
 
 -- name: sample_stored
 -- Random ids between the ends, each with the next stored one: primary key only.
