@@ -17,7 +17,9 @@ from assets import (
     players,
     queues,
     recovery,
+    reports,
 )
+from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
@@ -30,6 +32,7 @@ from raidhub_dagster.checks.queues import QUEUE_CHECKS
 from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
 from raidhub_dagster.jobs.cheats import CHEAT_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
@@ -50,6 +53,7 @@ from raidhub_dagster.resources import (
     PostgresResource,
 )
 from raidhub_dagster.schedules import (
+    ANALYTICS_SCHEDULES,
     CLAN_SCHEDULES,
     LEADERBOARD_SCHEDULES,
     MANIFEST_SCHEDULES,
@@ -82,8 +86,10 @@ ASSET_MODULES = [
     manifest,
     recovery,
     players,
+    reports,
 ]
 CHECKS = [
+    *ANALYTICS_CHECKS,
     *FRESHNESS_CHECKS,
     *CLAN_CHECKS,
     *DERIVED_STATE_CHECKS,
@@ -96,6 +102,7 @@ CHECKS = [
     *RECOVERY_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
+    *ANALYTICS_JOBS,
     *CLAN_JOBS,
     *LEADERBOARD_JOBS,
     *QUALITY_JOBS,
@@ -109,6 +116,7 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *UPKEEP_JOBS,
 ]
 SCHEDULES = [
+    *ANALYTICS_SCHEDULES,
     *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,

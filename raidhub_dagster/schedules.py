@@ -10,7 +10,15 @@ from typing import Any
 
 import dagster as dg
 
-from raidhub_dagster.jobs import leaderboards, manifest, quality, recovery, upkeep
+from assets.reports import WEEKS
+from raidhub_dagster.jobs import (
+    analytics,
+    leaderboards,
+    manifest,
+    quality,
+    recovery,
+    upkeep,
+)
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
@@ -71,6 +79,36 @@ def follow_custom_race(context: dg.ScheduleEvaluationContext) -> Request:
         return request_unless_running(context, leaderboards.leaderboards_custom_race_job.name)
     return dg.SkipReason(f"the race was on for 48 hours from {CUSTOM_RACE_START.isoformat()}")
 
+
+def follow_game_weeks(context: dg.ScheduleEvaluationContext) -> Request:
+    """Reports of the game week that ended last."""
+    request = request_unless_running(context, analytics.reports_weekly_job.name)
+    if isinstance(request, dg.SkipReason):
+        return request
+    week_ago = context.scheduled_execution_time - timedelta(days=7)
+    return dg.RunRequest(partition_key=WEEKS.get_partition_key_for_timestamp(week_ago.timestamp()))
+
+
+ANALYTICS_SCHEDULES = [
+    schedule_for(
+        analytics.analytics_daily_job.name,
+        "0 4 * * *",
+        "Marked days of ClickHouse, then both stores compared, daily at 04:00.",
+    ),
+    schedule_for(
+        analytics.analytics_relations_job.name,
+        "0 5 * * 1",
+        "Who plays with whom, Mondays at 05:00.",
+    ),
+    dg.schedule(
+        name="reports_weekly_schedule",
+        job=analytics.reports_weekly_job,
+        cron_schedule="0 18 * * 2",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Reports of the game week that ended an hour ago, Tuesdays at 18:00.",
+    )(follow_game_weeks),
+]
 
 MANIFEST_SCHEDULES = [
     schedule_for(

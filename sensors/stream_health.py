@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.analytics import CLICKHOUSE_INSTANCE, OUTBOX
+from assets.analytics import OUTBOX, clickhouse_instance
 from assets.core import INSTANCE
 from raidhub_dagster.discord.alerts import Fields
 from raidhub_dagster.monitoring.episodes import Limit, Reading
@@ -61,7 +61,7 @@ def report_health(
         asset_events=[
             dg.AssetObservation(INSTANCE.key, metadata=crawl),
             dg.AssetObservation(OUTBOX.key, metadata=outbox),
-            dg.AssetObservation(CLICKHOUSE_INSTANCE.key, metadata=lacking),
+            dg.AssetObservation(clickhouse_instance.key, metadata=lacking),
         ],
         cursor=json.dumps({"levels": levels}),
     )

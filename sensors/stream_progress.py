@@ -13,11 +13,15 @@ from sensors.episodes import read_cursor
 # A tick may take 60 s and plans for 30: 15 for PostgreSQL (the default there), 10 here.
 CLICKHOUSE_TIMEOUT_S = 10
 
+# What runs alone write has no stream to follow; whom ClickHouse fills, a run can rebuild as well.
 WATCHED = {
     spec.metadata["dagster/table_name"]: spec
     for module in (crawl, core, analytics)
-    for spec in vars(module).values()
-    if isinstance(spec, dg.AssetSpec) and spec.group_name != "definitions"
+    for thing in vars(module).values()
+    if isinstance(thing, dg.AssetSpec | dg.AssetsDefinition)
+    for spec in ([thing] if isinstance(thing, dg.AssetSpec) else thing.specs)
+    # A module sees the assets of others too, as dependencies.
+    if module.__name__ == f"assets.{spec.group_name}" and spec.key != analytics.DIRTY_DAYS
 }
 
 

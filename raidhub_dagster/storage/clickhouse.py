@@ -1,9 +1,18 @@
 """Connections to ClickHouse over HTTP: a server, or the embedded engine behind one protocol."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
 
+from raidhub_dagster.errors import PermanentError, TransientError
 from raidhub_dagster.settings import Settings
+
+# Errors of a server that is busy, not of the statement: timeouts, too many queries, no memory, a
+# lost connection, too many parts.
+_BUSY = frozenset({159, 202, 209, 210, 241, 252})
 
 
 def connect(
@@ -26,3 +35,18 @@ def connect(
         connect_timeout=10,
         send_receive_timeout=timeout_s,
     )
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Inside, ClickHouse's errors are ours: TransientError when it is away or busy.
+
+    What it refuses otherwise it refuses again: PermanentError with the first line of its answer.
+    """
+    try:
+        yield
+    except DatabaseError as error:
+        line = str(error).strip().partition("\n")[0]
+        if error.code is None or error.code in _BUSY:
+            raise TransientError(f"ClickHouse does not answer: {line}") from error
+        raise PermanentError(f"ClickHouse refused: {line}", {"code": error.code}) from error

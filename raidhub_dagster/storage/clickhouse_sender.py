@@ -5,7 +5,7 @@ retry is byte-identical and the engine drops what it has, in the table and behin
 must not pass the views (corrections, batches whose token may be forgotten) goes through a staging
 table, and its days are marked for a rebuild. Rules: docs/domain/clickhouse.md.
 
-Rebuilding those days is not done here.
+Rebuilding those days is done in `clickhouse_rebuild.py`, while the sender is held off.
 """
 
 import logging
@@ -20,7 +20,6 @@ import zstandard
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
-from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.storage import clickhouse_rows
@@ -132,6 +131,60 @@ def prune_batches(connection: Connection, *, now: datetime) -> int:
 
 
 @contextmanager
+def held_off(connection: Connection, client: Client, *, now: datetime) -> Iterator[None]:
+    """Inside, nobody sends, and ClickHouse has what is marked sent and nothing else.
+
+    Waits up to 10 minutes for the sender to finish its step. Batches that ClickHouse may or may
+    not have are made definite first: they go past the views, and their days are marked. What is
+    unsent inside was never near ClickHouse, or waits for a person and will not pass the views.
+
+    Raises psycopg2.errors.LockNotAvailable when the sender never pauses, TransientError when
+    ClickHouse does not answer.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_POSTGRES["limit_wait"])
+        cursor.execute(_POSTGRES["lock"], {"name": "sender"})
+    try:
+        _Step(connection, client, now).settle()
+        yield
+    finally:
+        if not connection.closed:
+            connection.rollback()
+            with connection, connection.cursor() as cursor:
+                cursor.execute(_POSTGRES["unlock"], {"name": "sender"})
+
+
+def require_held_off(connection: Connection) -> None:
+    """Raises TransientError when the lock of `held_off` is gone: the session died meanwhile."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_POSTGRES["select_lock"])
+        if cursor.fetchall() != [(True,)]:
+            raise TransientError("the lock that keeps the sender off was lost")
+
+
+def stage(client: Client, lines: Iterable[bytes]) -> dict[int, int]:
+    """Fills `instance_staging` with these rows (JSON, a line each) alone; month -> rows in it."""
+    client.command(_CLICKHOUSE["empty_staging"])
+    client.raw_insert(
+        "instance_staging", insert_block=_chunks(lines), fmt="JSONEachRow", settings=_STAGING
+    )
+    found = client.query(_CLICKHOUSE["staged_months"]).result_rows
+    return {int(month): int(rows) for month, rows in found}
+
+
+def empty_staging(client: Client) -> None:
+    client.command(_CLICKHOUSE["empty_staging"])
+
+
+def mark_days(connection: Connection, days: Iterable[date], reason: str, *, now: datetime) -> None:
+    """Marks `days` as to be rebuilt, in the caller's transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _POSTGRES["mark_dirty_days"], {"days": sorted(days), "reason": reason, "now": now}
+        )
+
+
+@contextmanager
 def _sole_sender(connection: Connection) -> Iterator[bool]:
     name = {"name": "sender"}
     with connection, connection.cursor() as cursor:
@@ -171,6 +224,19 @@ class _Step:
     lookups_are_fresh: bool = False
     refusals: list[str] = field(default_factory=list)
 
+    def settle(self) -> None:
+        """No batch stays that ClickHouse may or may not have: each goes there past the views.
+
+        One that cannot be read or is refused stays `unknown`, which never passes the views.
+        """
+        with self.connection, self.connection.cursor() as cursor:
+            cursor.execute(_POSTGRES["select_unconfirmed_batches"])
+            unconfirmed = [_Batch(id_, is_expired=True) for (id_,) in cursor]
+        for batch in unconfirmed:
+            self._execute("give_up_token", batch=batch.id)
+        for batch in unconfirmed:
+            self._send(batch)
+
     def send_batches(self, *, rows: int, age_s: float) -> None:
         due = self._due_batches()
         for batch in due:
@@ -195,7 +261,7 @@ class _Step:
         for row in rows:
             row["revision"] = revisions[row["instance_id"]]
         try:
-            moved = self._attach(map(_line, rows), len(rows)) if rows else set()
+            moved = self._attach(map(line_of, rows), len(rows)) if rows else set()
         except _RefusedError as error:
             self.refusals.append(str(error))
             log.warning(
@@ -209,7 +275,7 @@ class _Step:
                 _POSTGRES["mark_corrections_sent"],
                 {"instance_ids": list(revisions), "revisions": list(revisions.values())},
             )
-            self._mark_dirty(cursor, days | moved, "correction")
+            mark_days(self.connection, days | moved, "correction", now=self.now)
         self.corrections = len(revisions)
         log.info(
             "Sent corrections",
@@ -250,7 +316,7 @@ class _Step:
             cursor.execute(_POSTGRES["reopen_corrections"], names)
             cursor.execute(_POSTGRES["mark_rows_sent"], names)
             cursor.execute(_POSTGRES["finish_batch"], names)
-            self._mark_dirty(cursor, days, "unconfirmed batch")
+            mark_days(self.connection, days, "unconfirmed batch", now=self.now)
         self.batches += 1
         self.rows += len(rows)
         log.info(
@@ -278,7 +344,11 @@ class _Step:
 
     def _insert(self, batch: _Batch, rows: list[_Row]) -> None:
         settings = {**_ONE_BLOCK, "insert_deduplication_token": batch.id}
-        self._post("instance", (_line(clickhouse_rows.decode_row(r.body)) for r in rows), settings)
+        lines = (line_of(clickhouse_rows.decode_row(row.body)) for row in rows)
+        with _answered():
+            self.client.raw_insert(
+                "instance", insert_block=_chunks(lines), fmt="JSONEachRow", settings=settings
+            )
 
     def _attach_expired(self, batch: _Batch, rows: list[_Row]) -> set[date]:
         """The batch past the views, whether or not it arrived before; the days it touches.
@@ -286,7 +356,7 @@ class _Step:
         A row that is there already has the same key and revision, so FINAL shows one.
         """
         self._execute("give_up_token", batch=batch.id)
-        lines = (_line(clickhouse_rows.decode_row(row.body)) for row in rows)
+        lines = (line_of(clickhouse_rows.decode_row(row.body)) for row in rows)
         days = {day for row in rows for day in _days(row.date_started, row.date_completed)}
         # A run deleted and stored again may be there twice; the table keeps one row a key.
         return days | self._attach(lines, len({row[:2] for row in rows}))
@@ -294,32 +364,17 @@ class _Step:
     def _attach(self, lines: Iterable[bytes], count: int) -> set[date]:
         """Puts rows into `instance` without firing a view; days of rows that had another date."""
         with _answered():
-            self.client.command(_CLICKHOUSE["empty_staging"])
-            self._post("instance_staging", lines, _STAGING)
-            months = self.client.query(_CLICKHOUSE["staged_months"]).result_rows
-            if sum(staged for _, staged in months) != count:
+            months = stage(self.client, lines)
+            if sum(months.values()) != count:
                 # A sender that lost its connection, and with it the lock, emptied the table.
                 raise TransientError(f"instance_staging does not hold the {count} rows just sent")
             moved = self.client.query(_CLICKHOUSE["select_moved"]).result_rows
             if moved:
                 self.client.command(_CLICKHOUSE["delete_moved"])
-            for month, _ in months:
+            for month in months:
                 self.client.command(_CLICKHOUSE["attach_month"], parameters={"month": month})
-            self.client.command(_CLICKHOUSE["empty_staging"])
+            empty_staging(self.client)
         return {day for row in moved for day in _days(*map(str, row))}
-
-    def _post(self, table: str, lines: Iterable[bytes], settings: dict[str, Any]) -> None:
-        with _answered():
-            self.client.raw_insert(
-                table, insert_block=_chunks(lines), fmt="JSONEachRow", settings=settings
-            )
-
-    def _mark_dirty(self, cursor: Cursor, days: set[date], reason: str) -> None:
-        if days:
-            cursor.execute(
-                _POSTGRES["mark_dirty_days"],
-                {"days": sorted(days), "reason": reason, "now": self.now},
-            )
 
     def _execute(self, name: str, **parameters: Any) -> None:
         with self.connection, self.connection.cursor() as cursor:
@@ -343,7 +398,8 @@ def _keyed(outbox_id: int, body: bytes) -> _Row:
         raise _HeldError(f"outbox row {outbox_id} is unreadable: {error!r}") from None
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """A row as ClickHouse reads it."""
     return msgspec.json.encode(row) + b"\n"
 
 

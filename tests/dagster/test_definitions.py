@@ -76,8 +76,10 @@ def test_definitions_are_the_ones_that_people_know() -> None:
             "clickhouse/player_population_by_hour",
             "clickhouse/player_relation_weights_bidirectional",
             "clickhouse/weapon_meta_by_hour",
+            "postgres/clickhouse_dirty_day",
             "postgres/outbox",
         ],
+        "reports": ["clickhouse/weapon_meta_trend", "clickhouse/weekly_raid_report"],
         "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
         "players": ["postgres/search_score"],
         "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
@@ -101,6 +103,12 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     jobs = {job for job in repository.job_names if not job.startswith("__")}
     assert jobs == {
         "activity_history_update",
+        "analytics_clear_time_job",
+        "analytics_daily_job",
+        "analytics_rebuild_job",
+        "analytics_relations_job",
+        "rebuild_clickhouse_day",
+        "reports_weekly_job",
         "archives_job",
         "clear_flags",
         "clear_player",
@@ -128,6 +136,9 @@ def test_definitions_are_the_ones_that_people_know() -> None:
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         "activity_history_update_schedule",
+        "analytics_daily_schedule",
+        "analytics_relations_schedule",
+        "reports_weekly_schedule",
         "clans_schedule",
         "players_upkeep_schedule",
         "stale_players_schedule",

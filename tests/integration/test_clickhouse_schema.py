@@ -140,6 +140,21 @@ def test_every_table_that_a_batch_reaches_remembers_tokens(
     assert "non_replicated_deduplication_window = 10000" in text
 
 
+@pytest.mark.parametrize("table", ["instance", *TARGETS, "weekly_raid_report", "weapon_meta_trend"])
+def test_a_twin_can_take_the_place_of_a_part(analytics: Analytics, table: str) -> None:
+    """Another column or partition, and no rebuild works; tokens, and the second one is empty."""
+    columns = (
+        "SELECT name, type, is_in_partition_key, is_in_sorting_key, is_in_primary_key"
+        " FROM system.columns WHERE database = currentDatabase() AND table = '{}' ORDER BY position"
+    )
+    twin = analytics.select(columns.format(f"{table}_twin"))
+    assert twin == analytics.select(columns.format(table))
+    texts = [analytics.select(f"SHOW CREATE TABLE {t}")[0][0] for t in (table, f"{table}_twin")]
+    assert "deduplication" not in texts[1]
+    ends = [re.findall(r"PARTITION BY .*|ORDER BY .*|TTL .*", text) for text in texts]
+    assert ends[0] == ends[1]
+
+
 def test_aggregates_by_time_end_in_whole_days(analytics: Analytics) -> None:
     """A day can be replaced as one partition, and is dropped as one."""
     for table in TARGETS[:3]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clickhouse_connect.driver.client import Client
 
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.settings import Settings
@@ -20,36 +19,18 @@ from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.clickhouse_parity import compare
 from raidhub_dagster.storage.clickhouse_rows import encode_row, row_of
 from raidhub_dagster.storage.clickhouse_sender import Sent
-from tests.support.analytics import HOUR, LONG_AGO, Analytics, run
+from tests.support.analytics import (
+    HOUR,
+    LONG_AGO,
+    NOTHING,
+    Analytics,
+    DeathError,
+    MortalClient,
+    run,
+    send_until_quiet,
+)
 
-NOTHING = Sent(0, 0, 0, 0)
 UNKNOWN_HASH = 4_000_000_001
-
-
-class DeathError(BaseException):
-    """What a kill looks like from inside: no handler of ours may see it as an answer."""
-
-
-class MortalClient:
-    """A client whose process is killed before call number `lives`, counted from 0."""
-
-    def __init__(self, client: Client, lives: int) -> None:
-        self._client = client
-        self._lives = lives
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **more: Any) -> Any:
-            if self._lives == 0:
-                raise DeathError(name)
-            self._lives -= 1
-            return getattr(self._client, name)(*arguments, **more)
-
-        return call
-
-
-def send_until_quiet(analytics: Analytics, *, after: timedelta = timedelta(minutes=10)) -> None:
-    while analytics.send(after=after) != NOTHING:
-        pass
 
 
 def assert_settled(analytics: Analytics) -> None:

@@ -157,6 +157,8 @@ INDEXES = {
         "(lower(display_name) text_pattern_ops, _search_score DESC)",
     ],
     "core.instance": [
+        "brin (date_completed timestamptz_minmax_multi_ops)"
+        " WITH (pages_per_range='32', autosummarize='on')",
         "PK (instance_id)",
         "(hash, date_completed) WHERE completed",
         "(hash, player_count, fresh, flawless)"

@@ -1,6 +1,6 @@
 """A world for tests of ClickHouse: both stores, runs on days that the aggregates still keep."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,6 +33,9 @@ VIEWS = {
     "relations": "SELECT membership_id, related_membership_id, sum(weight)"
     " FROM player_relation_weights_bidirectional GROUP BY ALL ORDER BY ALL",
 }
+
+
+NOTHING = Sent(0, 0, 0, 0)
 
 
 @dataclass
@@ -69,6 +72,32 @@ class Analytics:
             "SELECT instance_id, revision, arraySum(players.is_first_clear),"
             " arraySum(players.sherpas) FROM instance FINAL ORDER BY instance_id"
         )
+
+
+class DeathError(BaseException):
+    """What a kill looks like from inside: no handler of ours may see it as an answer."""
+
+
+class MortalClient:
+    """A client whose process is killed before call number `lives`, counted from 0."""
+
+    def __init__(self, client: Client, lives: int) -> None:
+        self._client = client
+        self._lives = lives
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if self._lives == 0:
+                raise DeathError(name)
+            self._lives -= 1
+            return getattr(self._client, name)(*arguments, **more)
+
+        return call
+
+
+def send_until_quiet(analytics: Analytics, *, after: timedelta = timedelta(minutes=10)) -> None:
+    while analytics.send(after=after) != NOTHING:
+        pass
 
 
 def run(

@@ -35,7 +35,7 @@ FROM (
             player_count,
             toStartOfHour(date_completed) - arrayJoin(range(0, 3 * 24 + 1)) * 3600 AS hour
         FROM instance FINAL
-        WHERE date_completed >= {since:Date}
+        WHERE date_completed >= {since:Date} AND date_completed < {until:Date} + 4
           AND duration > 0
           AND player_count < 50
           AND hour >= toStartOfHour(date_started)
@@ -70,7 +70,8 @@ FROM (
         count() AS runs
     FROM instance AS i FINAL
     INNER JOIN activity_version AS v ON v.hash = i.hash
-    WHERE i.date_completed >= {since:Date} AND i.completed = 1 AND i.fresh = 1
+    WHERE i.date_completed >= {since:Date} AND i.date_completed < {until:Date} + 2
+      AND i.completed = 1 AND i.fresh = 1
     GROUP BY bungie_day, activity_id, version_id
 ) AS recomputed
 FULL OUTER JOIN (

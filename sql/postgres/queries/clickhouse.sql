@@ -11,8 +11,28 @@ SELECT pg_try_advisory_lock(hashtext('clickhouse'), hashtext(%(name)s));
 -- name: unlock
 SELECT pg_advisory_unlock(hashtext('clickhouse'), hashtext(%(name)s));
 
+-- name: limit_wait
+-- For the sender to finish its step.
+SET LOCAL lock_timeout = '10min';
+
+-- name: select_lock
+-- Whether this session still holds the lock of `sender`: a lost connection loses it silently.
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND objsubid = 2
+      AND classid = hashtext('clickhouse')::bigint & 4294967295
+      AND objid = hashtext('sender')::bigint & 4294967295
+);
+
 -- name: lock_for_transaction
 SELECT pg_advisory_xact_lock(hashtext('clickhouse'), hashtext(%(name)s));
+
+-- name: select_unconfirmed_batches
+-- Index clickhouse_batch_open_idx. Tried and not finished: ClickHouse may have them, or a part.
+SELECT id::text
+FROM streaming.clickhouse_batch
+WHERE state <> 'done' AND first_attempt_at IS NOT NULL
+ORDER BY created_at, id;
 
 -- name: select_due_batches
 -- Index clickhouse_batch_open_idx. A batch that ClickHouse answered with an error, or that is held,
@@ -124,7 +144,8 @@ WHERE c.instance_id = sent.instance_id;
 INSERT INTO streaming.clickhouse_dirty_day (day, reason, marked_at)
 SELECT day, %(reason)s, %(now)s FROM unnest(%(days)s::date[]) AS day ORDER BY day
 ON CONFLICT (day) DO UPDATE
-SET reason = excluded.reason, marked_at = excluded.marked_at, rebuilt_at = NULL;
+SET reason = excluded.reason, marked_at = excluded.marked_at, rebuilt_at = NULL,
+    rebuilt_tables = '{}';
 
 -- name: prune_batches
 -- Scans a week of batches: 120 000 rows at most, 20 ms.

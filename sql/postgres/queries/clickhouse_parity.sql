@@ -1,13 +1,18 @@
 -- PostgreSQL's side of the comparison with ClickHouse.
 
 -- name: day_totals
--- Scans: a comparison reads everything in its range once, and an index would only add seeks.
+-- Index instance_date_completed_brin for a range of days; everything is a scan. `sent_only` leaves
+-- out what the outbox still holds.
 WITH run AS MATERIALIZED (
     SELECT
         instance_id, player_count, (date_completed AT TIME ZONE 'UTC')::date AS day
-    FROM core.instance
+    FROM core.instance AS i
     WHERE date_completed >= %(since)s::date::timestamp AT TIME ZONE 'UTC'
       AND date_completed < %(until)s::date::timestamp AT TIME ZONE 'UTC'
+      AND NOT (%(sent_only)s AND EXISTS (
+          SELECT FROM streaming.outbox AS o
+          WHERE o.kind = 'clickhouse' AND o.sent_at IS NULL AND o.key = i.instance_id
+      ))
 ), by_player AS (
     SELECT
         run.day,
@@ -37,8 +42,16 @@ FROM by_instance
 LEFT JOIN by_player USING (day)
 LEFT JOIN by_character USING (day);
 
--- name: select_dirty_days
+-- name: select_marks
 -- Scans a table with a row a day.
-SELECT day
+SELECT day, marked_at
 FROM streaming.clickhouse_dirty_day
-WHERE rebuilt_at IS NULL OR rebuilt_at < marked_at;
+WHERE NOT %(table)s = ANY(rebuilt_tables)
+ORDER BY day;
+
+-- name: select_correcting_days
+-- Index clickhouse_correction_open_idx. Their rows in ClickHouse are known to be old.
+SELECT DISTINCT (i.date_completed AT TIME ZONE 'UTC')::date
+FROM streaming.clickhouse_correction AS c
+INNER JOIN core.instance AS i USING (instance_id)
+WHERE c.sent_revision < c.revision;

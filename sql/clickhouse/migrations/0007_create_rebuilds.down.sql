@@ -1,0 +1,9 @@
+DROP TABLE IF EXISTS weapon_meta_trend_twin;
+DROP TABLE IF EXISTS weekly_raid_report_twin;
+DROP TABLE IF EXISTS weapon_meta_trend;
+DROP TABLE IF EXISTS weekly_raid_report;
+DROP TABLE IF EXISTS player_relation_weights_bidirectional_twin;
+DROP TABLE IF EXISTS weapon_meta_by_hour_twin;
+DROP TABLE IF EXISTS clear_time_by_day_twin;
+DROP TABLE IF EXISTS player_population_by_hour_twin;
+DROP TABLE IF EXISTS instance_twin;
