@@ -29,7 +29,7 @@ def repository() -> RepositoryDefinition:
 
 def names_in(text: str) -> set[str]:
     """Everything in backticks that looks like a name."""
-    return set(re.findall(r"`(\w+)`", text))
+    return set(re.findall(r"`([a-z]\w+)`", text))
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -117,6 +117,17 @@ def test_every_alert_has_an_answer() -> None:
         for t in row[0].split(",")
     }
     assert answered == titles
+
+
+def test_the_checks_are_called_so(repository: RepositoryDefinition) -> None:
+    """A red check is looked up by its name; `...` stands for the table's."""
+    there = {key.name for key in repository.asset_graph.asset_check_keys}
+    told = [row[0] for row in rows(PAGES["dagster"], "Checks")]
+    told += [row[0] for row in rows(PAGES["handbook"], "What to do when")]
+    for name in re.findall(r"`((?:\.\.\.)?_?[a-z]\w+)`", " ".join(told)):
+        end = name.removeprefix("...")
+        found = [check for check in there if check == name or (end != name and check.endswith(end))]
+        assert found or name in ("player", "player_stats"), name
 
 
 def test_every_command_names_a_job_and_a_file(repository: RepositoryDefinition) -> None:
