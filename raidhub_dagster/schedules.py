@@ -13,7 +13,6 @@ import dagster as dg
 from assets.reports import WEEKS
 from raidhub_dagster.jobs import (
     analytics,
-    derived_state,
     leaderboards,
     manifest,
     quality,
@@ -228,11 +227,6 @@ UPKEEP_SCHEDULES = [
         "0 4 * * *",
         "Ledgers of the stream past their retention, daily at 04:00.",
         _for_real(upkeep.prune_ledgers),
-    ),
-    schedule_for(
-        derived_state.derived_state_job.name,
-        "10 4 * * *",
-        "A random sample of players and reports against a recount, daily at 04:10.",
     ),
     schedule_for(
         upkeep.prune_dagster_events.name,

@@ -1,11 +1,10 @@
-"""Repairs and the daily proof of what is derived from runs: first clears, sherpas, counters."""
+"""Repairs of what is derived from runs: first clears, sherpas, counters."""
 
 from collections.abc import Callable
 
 import dagster as dg
 from pydantic import Field
 
-from assets.core import PLAYER
 from assets.tables import RETRY
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import RepairConfig, Report, repair_job, tell
@@ -149,16 +148,7 @@ def _tell(context: dg.OpExecutionContext, title: str, done: Recount, config: Rec
     )
 
 
-derived_state_job = dg.define_asset_job(
-    "derived_state_job",
-    description="Compares a random sample of players and stored reports with a recount.",
-    selection=dg.AssetSelection.checks(dg.AssetCheckKey(PLAYER.key, "player_equals_its_recount")),
-    tags={"dagster/max_runtime": "1800"},
-    executor_def=dg.in_process_executor,
-)
-
 DERIVED_STATE_JOBS = [
     repair_job(fix_sherpa_clears),
     repair_job(recompute_player_stats),
-    derived_state_job,
 ]

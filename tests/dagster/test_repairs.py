@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 import yaml
 
+from assets.core import PLAYER
+from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.messages import Message
@@ -219,10 +221,18 @@ def test_the_daily_sample_finds_a_wrong_player(
     store: PostgresResource, world: World, instance: dg.DagsterInstance
 ) -> None:
     """Between two runs of `raidhub verify` this is all that looks; red must name who."""
-    job = build_defs({"postgres": store}).resolve_job_def("derived_state_job")
+    sample = dg.define_asset_job(
+        "sample", selection=dg.AssetSelection.checks(*DERIVED_STATE_CHECKS)
+    )
+    defs = dg.Definitions(
+        assets=[PLAYER],
+        asset_checks=DERIVED_STATE_CHECKS,
+        jobs=[sample],
+        resources={"postgres": store},
+    )
 
     def evaluated() -> dg.AssetCheckEvaluation:
-        done = job.execute_in_process(instance=instance)
+        done = defs.resolve_job_def("sample").execute_in_process(instance=instance)
         (evaluation,) = done.get_asset_check_evaluations()
         return evaluation
 

@@ -68,7 +68,6 @@ def test_runs_at_the_time_that_readers_know(name: str, cron: str, job: str) -> N
     ("name", "cron", "job"),
     [
         ("prune_ledgers", "0 4 * * *", "prune_ledgers"),
-        ("derived_state", "10 4 * * *", "derived_state_job"),
         ("prune_dagster_events", "30 4 * * 0", "prune_dagster_events"),
     ],
 )
