@@ -318,7 +318,9 @@ def test_one_job_runs_every_check(
         instance=instance, raise_on_error=False
     )
     evaluated = {e.check_name: e for e in result.get_asset_check_evaluations()}
-    assert set(evaluated) == {key.name for key in graph.asset_check_keys}
+    # Those of a rebuild are made by its step, of the rows that it just wrote.
+    alone = {k.name for k in graph.asset_check_keys if not k.name.endswith("_equals_its_source")}
+    assert set(evaluated) == alone
     red = {
         e.check_name
         for e in evaluated.values()
