@@ -138,6 +138,19 @@ def test_a_command_of_the_page_succeeds_and_its_run_is_reachable(
     print(f"{command.job}: {time.monotonic() - began:.0f} s, {shell.ui}/runs/{run}")
 
 
+OTHERS = re.findall(
+    r"`((?:dagster asset|raidhub (?:queues replay|migrate|seed|env))[^`]*)`",
+    (DOCS / "commands.md").read_text("utf-8"),
+)
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_another_command_of_the_page_succeeds(line: str, shell: Shell) -> None:
+    """Those that are no job; what lives long has tests of its own."""
+    done = shell.type(line)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 def test_the_recipes_in_a_shell_work(shell: Shell) -> None:
     """Two old commands have no counterpart but a line of psql: it must work as it stands."""
     page = (DOCS / "commands.md").read_text("utf-8")
