@@ -273,12 +273,15 @@ def test_runs_at_the_time_that_is_written(
 
 def test_the_weekly_report_is_of_the_week_that_just_ended(defs: dg.Definitions) -> None:
     """An hour after the reset; of the new week there is nothing to say yet."""
-    with dg.instance_for_test() as persistent:
-        context = dg.build_schedule_context(
+    with (
+        dg.instance_for_test() as persistent,
+        # Left open, it keeps its instance as that of every test that comes after.
+        dg.build_schedule_context(
             instance=persistent,
             scheduled_execution_time=datetime(2026, 1, 13, 18, tzinfo=UTC),
             repository_def=defs.get_repository_def(),
-        )
+        ) as context,
+    ):
         tick = defs.resolve_schedule_def("reports_weekly_schedule").evaluate_tick(context)
         assert [r.partition_key for r in tick.run_requests or ()] == ["2026-01-06"]
         persistent.add_run(

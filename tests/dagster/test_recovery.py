@@ -208,13 +208,14 @@ def persistent() -> Iterator[dg.DagsterInstance]:
 
 def schedule_tick(given: Mapping[str, Any], instance: dg.DagsterInstance) -> Any:
     repository = build_defs(resources(given)).get_repository_def()
-    context = dg.build_schedule_context(
+    # Left open, it keeps its instance as that of every test that comes after.
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
         resources={"postgres": PostgresResource(settings=dict(given))},
         repository_def=repository,
-    )
-    return repository.get_schedule_def("recovery_missed_schedule").evaluate_tick(context)
+    ) as context:
+        return repository.get_schedule_def("recovery_missed_schedule").evaluate_tick(context)
 
 
 def test_the_schedule_starts_a_run_when_there_is_something_to_do(

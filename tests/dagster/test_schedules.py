@@ -83,12 +83,12 @@ def test_a_schedule_prunes_where_a_person_previews(
 ) -> None:
     """A night that only says what it would delete deletes nothing, for years."""
     defs = build_defs({"postgres": store})
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=MORNING,
         repository_def=defs.get_repository_def(),
-    )
-    result = defs.resolve_schedule_def(f"{name}_schedule").evaluate_tick(context)
+    ) as context:
+        result = defs.resolve_schedule_def(f"{name}_schedule").evaluate_tick(context)
     (request,) = result.run_requests or ()
     assert request.run_config["ops"][name]["config"]["dry_run"] is False
 

@@ -31,9 +31,9 @@ def db(settings: Settings) -> Iterator[Connection]:
         yield connection
 
 
-def rows(db: Connection, statement: str) -> list[tuple[Any, ...]]:
+def rows(db: Connection, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
     with db, db.cursor() as cursor:
-        cursor.execute(statement)
+        cursor.execute(statement, parameters or None)
         return cursor.fetchall()
 
 
@@ -144,7 +144,7 @@ def test_a_jump_leaves_one_gap_and_goes_on_behind_it(db: Connection) -> None:
     ]
     with db, db.cursor() as cursor:
         assert ledger.open_gaps(cursor) == 500_000
-    assert rows(db, load("postgres", "verify")["ledger"]) == []
+    assert rows(db, load("postgres", "verify")["ledger"], limit=5) == []
     # What the gap ends at was found: others learn it before any block behind it is done.
     assert ledger.highest_resolved(db) == 501_010
 
@@ -187,7 +187,7 @@ def test_a_ledger_that_began_beyond_the_head_begins_anew(db: Connection) -> None
     store_raid(db, 500)
     assert ledger.restart(db, 100) == 401
     assert lease(db, "b") == Block(401, 410)
-    assert rows(db, load("postgres", "verify")["ledger"]) == []
+    assert rows(db, load("postgres", "verify")["ledger"], limit=5) == []
     assert ledger.extend(db, "a", [1000], NOBODY_WAITS_S) == {1000}
     assert ledger.complete(db, "a", [Done(1000, 0, 0, 10)]) == {1000}
 
