@@ -126,7 +126,7 @@ def test_one_job_goes_from_ranks_to_the_board(
     (asked,) = world.rows("SELECT count(*) FROM streaming.outbox WHERE destination='player_crawl'")
     assert asked == (everyone - 15,)
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
-    assert set(checks) == {
+    assert set(checks) >= {
         "clan_members_are_known",
         "clan_members_leave_no_clan_empty",
         "clan_leaderboard_matches_a_recount",
