@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ _databases = count(1)
 @pytest.fixture
 def postgres(postgres_server: Overrides) -> Iterator[Overrides]:
     """A database of the test's own, cloned from the migrated and seeded template."""
+    with own_postgres(postgres_server) as own:
+        yield own
+
+
+@contextmanager
+def own_postgres(postgres_server: Overrides) -> Iterator[Overrides]:
+    """A clone of the template, for whatever shares it."""
     name = sql.Identifier(f"test_{next(_databases)}")
     connection = connect(make_settings(postgres_server), "pytest", database="postgres")
     connection.autocommit = True
@@ -156,6 +164,13 @@ def clickhouse_server(server_folder: Path) -> Iterator[Overrides]:
 @pytest.fixture
 def clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iterator[Overrides]:
     """A database of the test's own with all migrations applied; their lock is in PostgreSQL."""
+    with own_clickhouse(clickhouse_server, postgres_server) as own:
+        yield own
+
+
+@contextmanager
+def own_clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iterator[Overrides]:
+    """A migrated database, for whatever shares it."""
     name = f"test_{next(_databases)}"
     own: Overrides = {**clickhouse_server, "clickhouse_db": name}
     client = clickhouse_client.connect(make_settings(own), "pytest", database="default")

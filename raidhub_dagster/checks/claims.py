@@ -59,7 +59,9 @@ def _written_from(instance: dg.DagsterInstance, key: dg.AssetKey, run_id: str) -
 def judged(problems: Sequence[Problem], **looked_at: int) -> dg.AssetCheckResult:
     """Passed without problems; each of them is a row of the metadata, after `looked_at`."""
     told = [
-        dg.TableRecord({"claim": p.claim, "rows": p.rows, "examples": str(p.examples)})
+        dg.TableRecord(
+            {"claim": p.claim, "rows": p.rows, "examples": ", ".join(map(str, p.examples))}
+        )
         for p in problems
     ]
     return dg.AssetCheckResult(

@@ -1,19 +1,19 @@
 """`raidhub demo`: the main job end to end on this machine, as a newcomer wants to see it.
 
 It does nothing that the other commands and the Dagster UI cannot do: start the stack, watch the
-crawl fill the store, launch the leaderboards, show them, recount everything.
+crawl fill the store, launch a run for every group of assets, show the leaderboards, recount
+everything.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 
 import click
 import pika
-from dagster import DagsterRunStatus
-from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
 from raidhub_dagster.commands.stack import here
+from raidhub_dagster.commands.tour import materialize
 from raidhub_dagster.commands.verify import verify
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.topology import INSTANCE_STORE
@@ -24,13 +24,11 @@ from raidhub_dagster.storage.leaderboards import top
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.verify import sizes
 
-_JOB = "leaderboards_job"
 _SHOWN = (
     "individual_global_leaderboard",
     "individual_raid_leaderboard",
     "team_activity_version_leaderboard",
 )
-_ENDED = frozenset({DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 
 
 @click.command()
@@ -39,20 +37,21 @@ _ENDED = frozenset({DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 )
 @click.pass_context
 def demo(context: click.Context, raids: int) -> None:
-    """Start everything, crawl, rank and recount; the stack stays up."""
+    """Start everything, crawl, materialize every group, recount; the stack stays up."""
     stack = here()
     stack.up(click.echo, tied=False)
     settings = stack.environment.settings
     _wait_for_raids(settings, raids)
-    run_id = _rank(stack)
-    with connected(settings, "raidhub demo") as connection:
-        for view in _SHOWN:
-            click.echo(f"\n{view}")
-            _show(top(connection, view, 5))
-    click.echo("\nRecounting everything, with the crawl at rest:")
-    _recount(context, stack)
-    click.echo(f"\nLeaderboards: {stack.address}/runs/{run_id}")
-    click.echo(f"Dagster:      {stack.address}\nThe stack stays up; stop it with: make down")
+    with _crawl_at_rest(stack):
+        click.echo("With the crawl at rest, a run for every group of assets:")
+        materialize(stack, click.echo)
+        with connected(settings, "raidhub demo") as connection:
+            for view in _SHOWN:
+                click.echo(f"\n{view}")
+                _show(top(connection, view, 5))
+        click.echo("\nRecounting everything:")
+        context.invoke(verify)
+    click.echo(f"\nDagster: {stack.address}\nThe stack stays up; stop it with: make down")
 
 
 def _wait_for_raids(
@@ -80,34 +79,14 @@ def _wait_for_raids(
             sleep(1)
 
 
-def _rank(stack: Stack) -> str:
-    """Launches the job in the running Dagster, so that its run is to be seen there."""
-    port = stack.environment.port("dagster-webserver")
-    try:
-        client = DagsterGraphQLClient("127.0.0.1", port_number=port)
-        run_id = client.submit_job_execution(_JOB)
-        click.echo(f"{_JOB:18} run {run_id}")
-
-        def ended() -> None:
-            status = client.get_run_status(run_id)
-            if status in _ENDED:
-                raise TransientError(f"{_JOB} failed: {stack.address}/runs/{run_id}")
-            if status != DagsterRunStatus.SUCCESS:
-                raise UnhealthyError(f"{_JOB} is still {status.value.lower()} after 10 minutes")
-
-        wait_until(ended, limit_s=600, pause_s=1)
-    except DagsterGraphQLClientError as error:
-        raise TransientError(f"Dagster does not run {_JOB}: {error}") from error
-    return run_id
-
-
-def _recount(context: click.Context, stack: Stack) -> None:
-    """`verify` compares two stores, which are equal only when nothing is on its way."""
+@contextmanager
+def _crawl_at_rest(stack: Stack) -> Iterator[None]:
+    """Jobs get the machine; both stores, which `verify` compares, have the same raids."""
     supervisor = stack.supervisor
     supervisor.stop_process("atlas")
     try:
         wait_until(lambda: _ask_queue(stack.environment.settings), limit_s=120, pause_s=1)
-        context.invoke(verify)
+        yield
     finally:
         supervisor.start_process("atlas")
 

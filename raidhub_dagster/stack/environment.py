@@ -48,6 +48,11 @@ class Environment:
     def home(self) -> Path:
         return self.given.raidhub_home.resolve()
 
+    @property
+    def archives(self) -> Path:
+        """Where archives are looked for when the simulator plays Bungie and nobody set a place."""
+        return self.home / "archives"
+
     @cached_property
     def settings(self) -> Settings:
         """What every process of the stack sees."""
@@ -105,6 +110,8 @@ class Environment:
         kept = dotenv_values(path) if path.exists() else {}
         path.touch(mode=0o600)
         chosen = {"RAIDHUB_PORT_BASE": str(self.port_base)} | self._chosen(kept, without)
+        if "ARCHIVE_SOURCE" in chosen:
+            self.archives.mkdir(exist_ok=True)
         lines = [f"{name}={value}" for name, value in chosen.items()]
         heading = "# Written by `raidhub up`; what .env or the environment say wins over it.\n"
         path.write_text(heading + "\n".join(lines) + "\n", "utf-8")
@@ -166,6 +173,7 @@ class Environment:
                 "ZEUS_STATS_URL": stats,
                 "IPV6": _SIMULATED_SOURCES,
                 "BUNGIE_API_KEY": secret("BUNGIE_API_KEY"),
+                "ARCHIVE_SOURCE": str(self.archives),
             }
         if self.has_zeus and "zeus" not in without:
             chosen |= {"ZEUS_HOST": HOST, "ZEUS_PORT": str(self.port("zeus"))}

@@ -13,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage import clickhouse_parity
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.kept import compare_kept
@@ -57,6 +58,16 @@ def sizes(connection: Connection) -> Sizes:
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["sizes"])
         return Sizes(*_one(cursor))
+
+
+def played(connection: Connection) -> tuple[datetime, datetime]:
+    """When the first and the last stored raid began. Raises PermanentError without any."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL["played"])
+        first, last = _one(cursor)
+    if first is None:
+        raise PermanentError("no raid is stored")
+    return first, last
 
 
 def wait_for_effects(

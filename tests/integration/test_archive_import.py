@@ -16,6 +16,7 @@ import pytest
 
 from raidhub_dagster.archives.importing import Limits, Told, import_archive
 from raidhub_dagster.archives.progress import Progress, check_counts, check_stored, first_refusals
+from raidhub_dagster.archives.sample import write_sample
 from raidhub_dagster.archives.source import FolderSource, WebSource
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.pgcr.envelope import pack
@@ -98,6 +99,20 @@ def test_an_archive_that_was_imported_is_left_alone(database: Database, tmp_path
     assert again.progress.counts == {"duplicate": RAIDS, "non_raid": 2 * RAIDS}
     assert worlds.found(database.connection) == tables
     assert_sound(database)
+
+
+def test_a_sample_of_kept_reports_is_an_archive(database: Database, tmp_path: Path) -> None:
+    """The demo's only archive; one that nothing reads would show the import as broken."""
+    folder = tmp_path / "archives"
+    with pytest.raises(PermanentError, match="no report is kept"):
+        write_sample(database.connection, folder, most=50)
+    write_archive(tmp_path, LINES)
+    load(database, tmp_path)
+    name = write_sample(database.connection, folder, most=50)
+    source = FolderSource(folder)
+    assert source.names() == [name] == [f"{FIRST}-{FIRST + 490}"]
+    told = import_archive(database.connection, source, name)
+    assert told.progress.counts == Counter(duplicate=50)
 
 
 def test_the_command_and_the_asset_read_the_same(database: Database, tmp_path: Path) -> None:

@@ -216,3 +216,7 @@ SELECT (SELECT count(*) FROM core.instance) AS instances,
        (SELECT count(*) FROM core.player) AS players,
        (SELECT count(*) FROM streaming.missed_pgcr WHERE state NOT IN ('resolved', 'rejected'))
        AS missed;
+
+-- name: played
+-- A scan, of what one person asks for.
+SELECT min(date_started), max(date_started) FROM core.instance;
