@@ -241,5 +241,7 @@ def test_the_daily_sample_finds_a_wrong_player(
     wrong = evaluated()
     assert not wrong.passed
     assert "counters of an activity" in str(wrong.description)
-    assert "(7,)" in str(wrong.metadata["problems"].value)
+    problems = wrong.metadata["problems"]
+    assert isinstance(problems, dg.TableMetadataValue)
+    assert [record.data["examples"] for record in problems.records] == ["7"]
     assert LAST_WISH_ID == 4
