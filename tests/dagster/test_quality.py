@@ -359,7 +359,7 @@ def test_reports_are_parsed_again(played: World, store: PostgresResource) -> Non
     with dg.DagsterInstance.ephemeral() as own:
         (found,) = job.execute_in_process(instance=own).get_asset_check_evaluations()
     assert not found.passed
-    assert found.metadata["broken_rows"].value == 2
+    assert found.metadata["broken_rows"].value in (1, 2)  # a hundred draws may all meet the second
 
 
 @pytest.mark.parametrize(("hours", "passed"), [(None, False), (1.0, True), (3.0, False)])
