@@ -26,7 +26,7 @@ lint: ready ## style, types, import contracts
 	$(BIN)/lint-imports
 
 pytest: ready
-	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: ready ## the long forms: kills and restarts for half an hour
 	$(BIN)/pytest -m soak --timeout 7200
