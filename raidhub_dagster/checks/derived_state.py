@@ -1,25 +1,39 @@
-"""That derived state is what a recount gives, on a random sample; `raidhub verify` looks at all.
+"""That derived state is what a recount gives, on random samples; `raidhub verify` looks at all.
 
-The sample is compared by verify's own statements (storage/recount.py).
+Samples are compared by verify's own statements (storage/recount.py).
 """
 
-from assets.core import PLAYER
+import dagster as dg
+
+from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
 from raidhub_dagster.checks.claims import claim
-from raidhub_dagster.storage.recount import check_sample
+from raidhub_dagster.storage.recount import check_players, check_reports
 
 # Under a second each on the machine of the benchmarks; a wrong rule shows in nearly every sample, a
 # single wrong row is for `raidhub verify`.
 PLAYERS = 500
 REPORTS = 200
 
-DERIVED_STATE_CHECKS = [
-    claim(
-        PLAYER.key,
+
+def _recounted(spec: dg.AssetSpec, part: str, what: str) -> dg.AssetChecksDefinition:
+    return claim(
+        spec.key,
         "equals_its_recount",
-        f"{PLAYERS} random players have the first clears, sherpas, counters, fastest runs and sums "
-        f"of best that a recount of their runs gives; {REPORTS} random reports, parsed again, say "
-        "what is stored and who their players are.",
-        lambda connection, _since: check_sample(connection, players=PLAYERS, reports=REPORTS),
+        f"{PLAYERS} random players have the {what} that a recount of their runs gives.",
+        lambda connection, _since: check_players(connection, part, players=PLAYERS),
         blocking=False,
     )
+
+
+DERIVED_STATE_CHECKS = [
+    _recounted(INSTANCE_PLAYER, "standings", "first clears and sherpas"),
+    _recounted(PLAYER_STATS, "player_stats", "counters and fastest runs"),
+    _recounted(PLAYER, "players", "totals and sums of best"),
+    claim(
+        INSTANCE.key,
+        "follows_its_report",
+        f"{REPORTS} random reports, parsed again, say what is stored and who their players are.",
+        lambda connection, _since: check_reports(connection, reports=REPORTS),
+        blocking=False,
+    ),
 ]

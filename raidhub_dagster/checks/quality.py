@@ -7,7 +7,6 @@ computes would be better for waiting.
 import dagster as dg
 
 from assets import analytics, clans, core, crawl, definitions
-from assets.core import INSTANCE
 from raidhub_dagster.checks.claims import claim, judged
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource
@@ -15,7 +14,6 @@ from raidhub_dagster.storage.quality import (
     CLICKHOUSE,
     POSTGRES,
     check_clickhouse,
-    check_reports,
     check_table,
 )
 
@@ -56,12 +54,5 @@ def _clickhouse(table: str) -> dg.AssetChecksDefinition:
 
 QUALITY_CHECKS = [
     *(_postgres(table) for table in POSTGRES),
-    claim(
-        INSTANCE.key,
-        "follows_its_report",
-        "What today's parser makes of sampled reports is what is stored: core against raw.",
-        lambda connection, _since: check_reports(connection),
-        blocking=False,
-    ),
     *(_clickhouse(table) for table in CLICKHOUSE),
 ]

@@ -30,6 +30,13 @@ _SHOWN = 20
 _LOCK_ROUNDS = 3  # as the store: then nobody else stores the activities
 _ID_MAX = 2**63 - 1
 
+# What verify compares of players -> words of a problem, and which column of its rows is the player.
+PARTS = {
+    "standings": ("a first clear or sherpas are not those of the runs", 1),
+    "player_stats": ("a player's counters of an activity differ", 0),
+    "players": ("a player's totals differ", 0),
+}
+
 
 @dataclass
 class Recount:
@@ -240,25 +247,23 @@ class _Correction:
             raise _MorePlayersError(members - self._locked)
 
 
-def check_sample(connection: Connection, *, players: int, reports: int) -> list[Problem]:
-    """What is wrong with so many random players and stored reports; best empty.
-
-    Players are compared with their runs, reports with their rows and with who the players are.
-    """
+def check_players(connection: Connection, part: str, *, players: int) -> list[Problem]:
+    """What of `part` (of PARTS) differs from the runs of so many random players; best empty."""
+    claim, player = PARTS[part]
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["count_players"])
         ((known,),) = cursor.fetchall()
         # Four times as many as needed are drawn with their pages; of few, everybody.
         percent = min(100.0, 400.0 * players / known) if known > 0 else 100.0
         cursor.execute(_SQL["draw_players"], {"percent": percent, "size": players})
-        found = _find(cursor, [who for (who,) in cursor], standings=True)
-    problems = [
-        ("a first clear or sherpas are not those of the runs", [row[1] for row in found.standings]),
-        ("a player's counters of an activity differ", [row[0] for row in found.player_stats]),
-        ("a player's totals differ", [row[0] for row in found.totals]),
-    ]
-    told = [Problem(claim, len(ids), tuple(ids[:5])) for claim, ids in problems if ids]
+        differing = differing_rows(cursor, part, [who for (who,) in cursor])
+    who = tuple(row[player] for row in differing)
+    return [Problem(claim, len(who), who[:5])] if who else []
+
+
+def check_reports(connection: Connection, *, reports: int) -> list[Problem]:
+    """What of so many random stored reports today's parser tells differently; best empty."""
     kept = reparsed(connection, reports)
-    if not kept.is_equal:
-        told.append(Problem("rows differ from the report", kept.differing, tuple(kept.examples)))
-    return told
+    if kept.is_equal:
+        return []
+    return [Problem("rows differ from the report", kept.differing, tuple(kept.examples))]

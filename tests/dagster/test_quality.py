@@ -142,11 +142,6 @@ def test_empty_tables_break_nothing(world: World) -> None:
             " date_completed, 1, 3 FROM core.instance WHERE instance_id = 100",
         ),
         (
-            "core.instance_player",
-            "first_clears_not_first",
-            "UPDATE core.instance_player SET is_first_clear = instance_id = 200",
-        ),
-        (
             "extended.instance_character",
             "players_without_character",
             "DELETE FROM extended.instance_character_weapon;"
@@ -162,9 +157,6 @@ def test_empty_tables_break_nothing(world: World) -> None:
             "weapons_out_of_range",
             "UPDATE extended.instance_character_weapon SET kills = -1",
         ),
-        ("core.player_stats", "stats_that_differ", "UPDATE core.player_stats SET sherpas = 3"),
-        ("core.player_stats", "stats_that_differ", "DELETE FROM core.player_stats"),
-        ("core.player", "players_that_differ", "UPDATE core.player SET clears = 3"),
         (
             "clan.clan",
             "clans_without_name",

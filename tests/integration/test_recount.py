@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage import recount as recounts
-from raidhub_dagster.storage.recount import Recount, check_sample, recount
+from raidhub_dagster.storage.claims import Problem
+from raidhub_dagster.storage.recount import PARTS, Recount, check_players, check_reports, recount
 from raidhub_dagster.storage.store import Store
 from raidhub_dagster.storage.verify import verify
 from tests.support import worlds
@@ -208,12 +209,28 @@ def test_an_unknown_player_is_named(database: Database) -> None:
         list(recounts.listed(database.connection, [6, 5], size=9))
 
 
+def samples(database: Database) -> list[Problem]:
+    """What all samples together find."""
+    connection = database.connection
+    return [
+        *(problem for part in PARTS for problem in check_players(connection, part, players=10)),
+        *check_reports(connection, reports=10),
+    ]
+
+
 @pytest.mark.parametrize(
     ("damage", "claim"),
     [
         ("UPDATE core.instance_player SET is_first_clear = false", "first clear"),
+        (
+            "UPDATE core.instance_player SET is_first_clear = NOT is_first_clear",
+            "first clear",
+        ),
         ("UPDATE core.player_stats SET clears = 9", "counters of an activity"),
+        ("UPDATE core.player_stats SET sherpas = 3", "counters of an activity"),
+        ("DELETE FROM core.player_stats", "counters of an activity"),
         ("UPDATE core.player SET sum_of_best = 1", "totals"),
+        ("UPDATE core.player SET clears = 3", "totals"),
         ("UPDATE core.instance SET score = 7", "the report"),
         ("UPDATE core.player SET display_name = 'Eve'", "the report"),
     ],
@@ -221,10 +238,10 @@ def test_an_unknown_player_is_named(database: Database) -> None:
 def test_a_sample_names_who_is_wrong(database: Database, damage: str, claim: str) -> None:
     """The daily check is the first to see a wrong rule: it must say whose rows to look at."""
     store_all(Store(database.connection), [clear(1, hours=1, players=[ONE, TWO])], 1)
-    assert check_sample(database.connection, players=10, reports=10) == []
+    assert samples(database) == []
     database.rows("ANALYZE core.player")
-    assert check_sample(database.connection, players=10, reports=10) == []
+    assert samples(database) == []
     database.rows(damage)
-    problems = check_sample(database.connection, players=10, reports=10)
+    problems = samples(database)
     (told,) = [problem for problem in problems if claim in problem.claim]
     assert any(str(who) in str(told.examples) for who in (ONE, TWO, 1_000_001))

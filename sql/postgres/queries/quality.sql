@@ -1,7 +1,7 @@
 -- Claims about tables, checked once a day. Each returns up to five ids of what breaks the claim and
--- the number of all. Big tables are sampled: %(instances)s and %(players)s are what draw_* found, so
--- that a claim reads a few thousand rows by their keys however long the history is. Full recounts are
--- those of `raidhub verify`. Writers go on meanwhile: a claim is one statement, so it sees one moment.
+-- the number of all. Big tables are sampled: %(instances)s are what draw_instances found, so that a
+-- claim reads a few thousand rows by their keys however long the history is. Recounts are those of
+-- `raidhub verify`. Writers go on meanwhile: a claim is one statement, so it sees one moment.
 
 -- name: limit_statement
 SELECT set_config('statement_timeout', %(limit_ms)s, true);
@@ -19,17 +19,6 @@ FROM drawn
 WHERE id IS NOT NULL
 UNION
 (SELECT instance_id FROM core.instance ORDER BY instance_id DESC LIMIT %(size)s);
-
--- name: draw_players
--- Who played in the drawn instances; indexes by instance.
-SELECT membership_id
-FROM (
-    SELECT DISTINCT membership_id
-    FROM core.instance_player
-    WHERE instance_id = ANY(%(instances)s::bigint[])
-) AS seen
-ORDER BY random()
-LIMIT %(size)s;
 
 -- name: no_season
 SELECT 0, 1 WHERE NOT EXISTS (SELECT FROM definitions.season);
@@ -155,22 +144,6 @@ WHERE instance_id = ANY(%(instances)s::bigint[])
 ORDER BY instance_id
 LIMIT 5;
 
--- name: first_clears_not_first
-WITH runs AS MATERIALIZED (
-    SELECT p.instance_id, p.membership_id, p.is_first_clear, p.completed AND row_number() OVER (
-        PARTITION BY p.membership_id, v.activity_id, p.completed
-        ORDER BY i.date_completed, i.instance_id) = 1 AS is_first
-    FROM core.instance_player AS p
-    JOIN core.instance AS i USING (instance_id)
-    JOIN definitions.activity_version AS v USING (hash)
-    WHERE p.membership_id = ANY(%(players)s::bigint[])
-)
-SELECT instance_id, count(*) OVER ()
-FROM runs
-WHERE is_first_clear <> is_first
-ORDER BY instance_id
-LIMIT 5;
-
 -- name: players_without_character
 SELECT p.instance_id, count(*) OVER ()
 FROM core.instance_player AS p
@@ -197,71 +170,6 @@ FROM extended.instance_character_weapon
 WHERE instance_id = ANY(%(instances)s::bigint[])
   AND (weapon_hash NOT BETWEEN 1 AND 4294967295 OR kills < 0 OR precision_kills < 0)
 ORDER BY instance_id
-LIMIT 5;
-
--- name: stats_that_differ
--- Every run of the drawn players, by instance_player_membership_id_idx.
-WITH runs AS MATERIALIZED (
-    SELECT p.membership_id, v.activity_id, p.completed, p.sherpas, p.time_played_seconds,
-           p.completed AND coalesce(i.fresh, false) AS fresh_clear,
-           i.duration, i.date_completed, i.instance_id
-    FROM core.instance_player AS p
-    JOIN core.instance AS i USING (instance_id)
-    JOIN definitions.activity_version AS v USING (hash)
-    WHERE p.membership_id = ANY(%(players)s::bigint[])
-),
-wanted AS (
-    SELECT membership_id, activity_id,
-           count(*) FILTER (WHERE completed) AS clears,
-           count(*) FILTER (WHERE fresh_clear) AS fresh_clears,
-           sum(sherpas) AS sherpas,
-           (array_agg(instance_id ORDER BY duration, date_completed, instance_id)
-               FILTER (WHERE fresh_clear))[1] AS fastest_instance_id,
-           least(2147483647, sum(time_played_seconds)) AS total_time_played_seconds
-    FROM runs
-    GROUP BY membership_id, activity_id
-),
-stored AS (
-    SELECT * FROM core.player_stats WHERE membership_id = ANY(%(players)s::bigint[])
-)
-SELECT membership_id, count(*) OVER ()
-FROM stored AS s
-FULL JOIN wanted AS w USING (membership_id, activity_id)
-WHERE (s.clears, s.fresh_clears, s.sherpas, s.fastest_instance_id, s.total_time_played_seconds)
-    IS DISTINCT FROM
-    (w.clears, w.fresh_clears, w.sherpas, w.fastest_instance_id, w.total_time_played_seconds)
-ORDER BY membership_id
-LIMIT 5;
-
--- name: players_that_differ
-WITH needed AS MATERIALIZED (
-    SELECT id FROM definitions.activity_definition WHERE is_raid AND NOT is_sunset
-),
-wanted AS (
-    SELECT s.membership_id,
-           sum(s.clears) AS clears,
-           sum(s.fresh_clears) AS fresh_clears,
-           sum(s.sherpas) AS sherpas,
-           least(2147483647, sum(s.total_time_played_seconds)) AS total_time_played_seconds,
-           CASE WHEN count(i.duration) FILTER (WHERE n.id IS NOT NULL)
-                     = (SELECT count(*) FROM needed)
-                THEN least(2147483647, sum(i.duration) FILTER (WHERE n.id IS NOT NULL))
-                END AS sum_of_best
-    FROM core.player_stats AS s
-    LEFT JOIN core.instance AS i ON i.instance_id = s.fastest_instance_id
-    LEFT JOIN needed AS n ON n.id = s.activity_id
-    WHERE s.membership_id = ANY(%(players)s::bigint[])
-    GROUP BY s.membership_id
-)
-SELECT membership_id, count(*) OVER ()
-FROM core.player AS p
-LEFT JOIN wanted AS w USING (membership_id)
-WHERE membership_id = ANY(%(players)s::bigint[])
-  AND (p.clears, p.fresh_clears, p.sherpas, p.total_time_played_seconds, p.sum_of_best)
-    IS DISTINCT FROM
-    (coalesce(w.clears, 0), coalesce(w.fresh_clears, 0), coalesce(w.sherpas, 0),
-     coalesce(w.total_time_played_seconds, 0), w.sum_of_best)
-ORDER BY membership_id
 LIMIT 5;
 
 -- name: clans_without_name
