@@ -79,11 +79,7 @@ def pgcr_archive(
             dg.AssetObservation(PGCR_ARCHIVE_KEY, partition=name, metadata=_metadata(told))
         )
 
-    with (
-        dagster_failures(),
-        postgres.alone(f"archive {name}"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work(f"archive {name}") as connection:
         done = import_archive(
             connection,
             archives.source(),
@@ -140,11 +136,7 @@ def reprocessed_pgcr(
                 extra={"action": "reports_reprocessed"},
             )
 
-    with (
-        dagster_failures(),
-        postgres.alone(f"reprocess {name}"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work(f"reprocess {name}") as connection:
         found = reprocess(connection, first, last, dry_run=config.dry_run, tell=tell)
     report = Report(
         f"Reports {first} to {last}",

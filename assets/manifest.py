@@ -97,7 +97,7 @@ def manifest_version(
 def manifest_database(
     config: DatabaseConfig, bungie: BungieResource, postgres: PostgresResource
 ) -> dg.MaterializeResult[None]:
-    with dagster_failures(), postgres.alone(WORK), postgres.connection() as connection:
+    with dagster_failures(), postgres.work(WORK) as connection:
         brought = bring(
             connection,
             bungie.client,
@@ -136,7 +136,7 @@ def _definitions(
     def load(
         config: LoadConfig, bungie: BungieResource, postgres: PostgresResource
     ) -> dg.MaterializeResult[None]:
-        with dagster_failures(), postgres.alone(WORK), postgres.connection() as connection:
+        with dagster_failures(), postgres.work(WORK) as connection:
             folder = bungie.manifest_folder()
             loaded = load_target(connection, folder, target, force=config.force)
         return dg.MaterializeResult(metadata=_told(loaded))

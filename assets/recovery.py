@@ -82,8 +82,7 @@ def missed_pgcrs(
     started = time.monotonic()
     with (
         dagster_failures(),
-        postgres.alone("missed_pgcrs"),
-        postgres.connection() as connection,
+        postgres.work("missed_pgcrs") as connection,
         broker.publisher() as publisher,
         Visitors.of(connection, bungie.client, config.manner()) as visitors,
         discord.alerts("hades") as alerts,
@@ -132,8 +131,7 @@ def pgcr_gaps(
     started = time.monotonic()
     with (
         dagster_failures(),
-        postgres.alone("pgcr_gaps"),
-        postgres.connection() as connection,
+        postgres.work("pgcr_gaps") as connection,
         broker.publisher() as publisher,
         Visitors.of(connection, bungie.client, config.manner()) as visitors,
         discord.alerts("hades") as alerts,

@@ -64,6 +64,12 @@ class PostgresResource(SettingsResource):
             yield
 
     @contextmanager
+    def work(self, name: str) -> Iterator[Connection]:
+        """`connection`, while no other run or shell does the work of this name (`alone`)."""
+        with self.alone(name), self.connection() as connection:
+            yield connection
+
+    @contextmanager
     def pool(self, size: int) -> Iterator[postgres.Pool]:
         """Connections for threads of one step, closed at the end."""
         pool = postgres.Pool(self._load(), self._application, size=size)

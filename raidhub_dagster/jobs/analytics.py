@@ -98,8 +98,7 @@ def rebuild_clickhouse_day(
     now = datetime.now(UTC)
     with (
         dagster_failures(),
-        postgres.alone("rebuild_clickhouse_day"),
-        postgres.connection() as connection,
+        postgres.work("rebuild_clickhouse_day") as connection,
         clickhouse.client(timeout_s=TIMEOUT_S) as client,
     ):
         days = parse_days(config.days)

@@ -46,11 +46,7 @@ class SkullConfig(RepairConfig):
 def update_skull_hashes(
     context: dg.OpExecutionContext, config: SkullConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("update_skull_hashes"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("update_skull_hashes") as connection:
         done = reprocess.update_skull_hashes(
             connection,
             config.hash,

@@ -50,11 +50,7 @@ class ClearPlayerConfig(RepairConfig):
 def clear_flags(
     context: dg.OpExecutionContext, config: ClearFlagsConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("clear_flags"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("clear_flags") as connection:
         done = clearing.clear_flags(
             connection,
             config.bits,
@@ -94,11 +90,7 @@ def clear_flags(
 def clear_player(
     context: dg.OpExecutionContext, config: ClearPlayerConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("clear_player"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("clear_player") as connection:
         if bool(config.players) == bool(config.undo_changes):
             raise PermanentError("either players or undo_changes must be given")
         done = [

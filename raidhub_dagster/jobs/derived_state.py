@@ -55,11 +55,7 @@ class RecomputePlayerStatsConfig(RecountConfig):
 def fix_sherpa_clears(
     context: dg.OpExecutionContext, config: FixSherpaClearsConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("fix_sherpa_clears"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("fix_sherpa_clears") as connection:
         size, after = config.batch_players, config.after_player
         if config.first_instance_id is None and config.last_instance_id is None:
             batches = recount.everybody(connection, size=size, after=after)
@@ -90,11 +86,8 @@ def fix_sherpa_clears(
 def recompute_player_stats(
     context: dg.OpExecutionContext, config: RecomputePlayerStatsConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("fix_sherpa_clears"),  # one lock: both write the same rows
-        postgres.connection() as connection,
-    ):
+    # one lock: both write the same rows
+    with dagster_failures(), postgres.work("fix_sherpa_clears") as connection:
         size, after = config.batch_players, config.after_player
         batches = (
             recount.listed(connection, config.players, size=size)

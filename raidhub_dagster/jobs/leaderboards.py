@@ -106,11 +106,7 @@ def refresh_view(
 ) -> None:
     """Each refreshed view is also materialized in Dagster's books: its page shows the refresh."""
     done: list[dict[str, object]] = []
-    with (
-        dagster_failures(),
-        postgres.alone("refresh_view"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("refresh_view") as connection:
         for name in refresh_order(config.view):
             began = time.monotonic()
             if name == WFR_SCORE:

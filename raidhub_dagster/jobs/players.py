@@ -40,11 +40,7 @@ class StaleConfig(RepairConfig):
 def activity_history_update(
     context: dg.OpExecutionContext, config: HistoriesConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("activity_history_update"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("activity_history_update") as connection:
         batch = request_histories(
             connection,
             count=config.count,
@@ -62,11 +58,7 @@ def activity_history_update(
 def stale_players(
     context: dg.OpExecutionContext, config: StaleConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("stale_players"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("stale_players") as connection:
         batch = request_stale(
             connection,
             count=config.count,

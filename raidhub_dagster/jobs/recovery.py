@@ -60,8 +60,7 @@ def process_single_pgcr(
 ) -> None:
     with (
         dagster_failures(),
-        postgres.alone("process_single_pgcr"),
-        postgres.connection() as connection,
+        postgres.work("process_single_pgcr") as connection,
         bungie.client() as client,
     ):
         explained = single.explain(connection, client, config.id, force=config.force)
@@ -113,8 +112,7 @@ def fix_malformed_pgcrs(
 
     with (
         dagster_failures(),
-        postgres.alone("fix_malformed_pgcrs"),
-        postgres.connection() as connection,
+        postgres.work("fix_malformed_pgcrs") as connection,
         bungie.client() as client,
     ):
         mended = malformed.mend(
@@ -159,8 +157,7 @@ def flag_restricted_pgcrs(
 
     with (
         dagster_failures(),
-        postgres.alone("flag_restricted_pgcrs"),
-        postgres.connection() as connection,
+        postgres.work("flag_restricted_pgcrs") as connection,
         Visitors.of(connection, bungie.client, Manner(config.workers)) as visitors,
     ):
         done = restricted.flag_restricted(

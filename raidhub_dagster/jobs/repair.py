@@ -11,7 +11,7 @@ from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.monitoring.markdown import Report as Report
 
 # The queue starts no second run of the same repair; `dagster job execute` has no queue, so the op
-# takes PostgresResource.alone besides.
+# takes PostgresResource.work besides.
 ALONE_TAG = "raidhub/alone"
 
 

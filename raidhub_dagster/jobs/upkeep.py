@@ -85,11 +85,7 @@ def prune_dagster_events(
 def prune_ledgers(
     context: dg.OpExecutionContext, config: RepairConfig, postgres: PostgresResource
 ) -> None:
-    with (
-        dagster_failures(),
-        postgres.alone("prune_ledgers"),
-        postgres.connection() as connection,
-    ):
+    with dagster_failures(), postgres.work("prune_ledgers") as connection:
         done = retention.prune_ledgers(connection, dry_run=config.dry_run)
     tell(
         context,
