@@ -41,10 +41,11 @@ def make_settings(*overrides: Overrides, **more: Any) -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own variables, or a stack running beside, must not reach a test."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, server_folder: Path) -> None:
+    """A developer's own variables, or the demo's stack in this folder, must not reach a test."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("RAIDHUB_HOME", str(server_folder / "home"))
 
 
 @pytest.fixture(scope="session")

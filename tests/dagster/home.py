@@ -20,6 +20,7 @@ def dagster_environment(postgres: Mapping[str, Any], home: Path) -> dict[str, st
     )
     return {name.upper(): str(value) for name, value in postgres.items()} | {
         "DAGSTER_HOME": str(home),
+        "RAIDHUB_HOME": str(home),
         # dagster.yaml names a class of ours, which is loaded before the working directory counts.
         "PYTHONPATH": str(ROOT),
     }

@@ -161,7 +161,7 @@ def tick(
     store: PostgresResource, instance: dg.DagsterInstance, location: str | None
 ) -> tuple[dict[str, list[str]], str | None]:
     """Adds what one tick asks for; partitions by definition, and why it skipped."""
-    settings = {"archive_source": location}  # None as well: a stack of this folder may have one
+    settings = {"archive_source": location} if location else {}
     context = dg.build_sensor_context(
         instance=instance,
         resources={"postgres": store, "archives": ArchiveResource(settings=settings)},

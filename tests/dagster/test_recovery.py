@@ -304,7 +304,7 @@ def test_a_killed_run_loses_nothing(
     miss(settings, *listed)
     bungie.faults(latency_ms=150.0)
     environment = {name.upper(): str(value) for name, value in given.items()}
-    environment |= {"DAGSTER_HOME": str(tmp_path)}
+    environment |= {"DAGSTER_HOME": str(tmp_path), "RAIDHUB_HOME": str(tmp_path)}
     command = ["job", "execute", "-m", "raidhub_dagster.definitions", "-j", "recovery_missed_job"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -376,7 +376,7 @@ def test_the_example_of_a_single_report_is_a_raid_of_the_simulator(
     assert wanted in set(bungie.raids())
     assert settings
     environment = {name.upper(): str(value) for name, value in given.items()}
-    environment |= {"DAGSTER_HOME": str(tmp_path)}
+    environment |= {"DAGSTER_HOME": str(tmp_path), "RAIDHUB_HOME": str(tmp_path)}
     done = run_job("process_single_pgcr", environment, EXAMPLES / "process_single_pgcr.yaml")
     assert done.returncode == 0, done.stderr
     assert "a raid that can be stored" in done.stderr

@@ -37,7 +37,8 @@ class Shell:
         self.folder = folder
         self.ui = f"http://127.0.0.1:{running.settings.raidhub_port_base}"
         raidhub = [sys.executable, "-m", "raidhub_dagster", "env"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        home = {"RAIDHUB_HOME": str(folder / ".raidhub"), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **home}
         exported = subprocess.run(
             raidhub, cwd=folder, env=environment, capture_output=True, text=True, check=True
         )

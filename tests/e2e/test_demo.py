@@ -21,12 +21,14 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = free_base()
+        own = {"RAIDHUB_HOME": str(folder / ".raidhub"), "RAIDHUB_PORT_BASE": str(self.base)}
+        self.environment = {**os.environ, **own}
 
     def raidhub(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "raidhub_dagster", *arguments],
             cwd=self.folder,
-            env={**os.environ, "RAIDHUB_PORT_BASE": str(self.base)},
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=900,

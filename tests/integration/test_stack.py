@@ -44,7 +44,7 @@ class Folder:
         return subprocess.run(
             [sys.executable, "-m", "raidhub_dagster", *arguments],
             cwd=self.path,
-            env={**os.environ, **self.variables},
+            env={**os.environ, "RAIDHUB_HOME": str(self.home), **self.variables},
             capture_output=True,
             text=True,
             timeout=timeout_s,

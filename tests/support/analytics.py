@@ -17,8 +17,8 @@ from tests.support.worlds import report_of
 
 HASH = 1374392663  # King's Fall, Standard
 ACTIVITY, VERSION = 11, 1
-# A full hour, far enough back that runs around it have ended, well within a month.
-HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=5)
+# Noon, so that no run around it ends on another day; well within a month.
+HOUR = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=5)
 # Another month, of which only the base row is still kept.
 LONG_AGO = datetime(HOUR.year - 2, 6, 30, 12, 30, tzinfo=UTC)
 
