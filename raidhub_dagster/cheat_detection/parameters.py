@@ -35,6 +35,11 @@ class Thresholds(Part):
     player_reason: Probability
     webhook_instance: Probability
 
+    @property
+    def lowest(self) -> float:
+        """What no rule stays under that anybody reads of."""
+        return min(self.instance_store, self.player_reason)
+
 
 class Window(Part):
     """An open interval; without `to` it lasts."""
@@ -58,9 +63,17 @@ class Window(Part):
         return ends > self.begins and (self.ends is None or begins < self.ends)
 
 
+class InstantCheckpoint(Part):
+    """A checkpoint that the game calls cleared although nobody did anything."""
+
+    max_duration_exclusive: Seconds
+    max_kills: int = Field(ge=0)
+
+
 class Skip(Part):
     windows: tuple[Window, ...]
     incomplete_activities: frozenset[int]
+    instant_checkpoint: InstantCheckpoint | None = None
 
 
 class Curve(Part):
