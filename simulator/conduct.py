@@ -1,38 +1,14 @@
-"""Who cheats and how, who only looks like it, and what everybody else's raids are like.
+"""Who cheats and how, and who only looks like it; everybody else's raids are `honest.py`'s.
 
-A world with cheaters differs from `World` in all raids: kills, times and sizes of honest ones are
-near those of real reports of their raid (`raids.py`), or nobody could tell the others apart. Each
-raid is a pure function of (config, id) here too.
+Each raid is a pure function of (config, id) here too.
 """
 
-from collections.abc import Callable, Sequence
 from random import Random
 
 from simulator.definitions import Definitions, Version
-from simulator.manifest import weapon
-from simulator.raids import (
-    BUG_WEEKS,
-    DAY,
-    FLOORS,
-    OTHER,
-    RAIDS,
-    Raid,
-    Team,
-    expected_s,
-    is_broken_time,
-)
-from simulator.world import (
-    BEYOND_LIGHT,
-    EDGE_OF_FATE,
-    FEATS,
-    HAUNTED,
-    SATURATED,
-    Account,
-    Entry,
-    Run,
-    World,
-    WorldConfig,
-)
+from simulator.honest import GHOST_CLEAR, UNKNOWN_FRESH, HonestWorld, raid_of, split
+from simulator.raids import BUG_WEEKS, DAY, expected_s
+from simulator.world import Account, Entry, Run, World, WorldConfig
 
 # What is unfair about a run; each cheater has one style.
 LOWMAN = "lowman"  # fewer players than it takes
@@ -49,12 +25,11 @@ STYLES = (
     *(CARRY, TIME_DILATION, FRESH_ACCOUNT),
 )
 
-# What is fair and looks odd.
+# What is fair and looks odd, beside GHOST_CLEAR.
 RECORD = "record"
 LEGAL_LOWMAN = "legal_lowman"  # as few players as have done it, where and when they could
 CHECKPOINT_SNIPE = "checkpoint_snipe"  # the last encounter in a minute or two, few kills
 WISH_WALL = "wish_wall"  # Last Wish from its last encounter, which counts as the beginning
-GHOST_CLEAR = "ghost_clear"  # done in 59 s without a kill: a bug of checkpoints
 IS_SATURATED = "saturated"  # seconds beyond what the game counts
 AFK = "afk"
 BUG_WEEK = "bug_week"
@@ -64,14 +39,10 @@ INNOCENTS = (
 )
 
 _FAIR_SHARE = 0.25  # of a cheater's runs
-_HONEST_FOR_EACH, _LEAST_HONEST = 500, 12  # players for a cheater; with fewer there are none
-_TRIES = 40  # for an occasion that suits a kind of run
+_HONEST_FOR_EACH, _LEAST_HONEST = 1000, 12  # players for a cheater; with fewer there are none
+_FASTEST_KILLS = 0.3  # a second, of an honest player
 _RECENT = 30 * DAY  # a fresh account has no older runs
 _LAST_WISH = 4
-_UNKNOWN_FRESH = range(BEYOND_LIGHT, HAUNTED)  # when reports did not tell how a run began
-
-Occasion = tuple[Version, int]  # what is played and when it ends
-Fits = Callable[[Version, int], bool]
 
 
 def make_world(definitions: Definitions, config: WorldConfig) -> World:
@@ -79,7 +50,7 @@ def make_world(definitions: Definitions, config: WorldConfig) -> World:
     return (JudgedWorld if config.cheaters else World)(definitions, config)
 
 
-class JudgedWorld(World):
+class JudgedWorld(HonestWorld):
     """A world whose every raid says in `conduct` and `cheating` what a judge should find."""
 
     def __init__(self, definitions: Definitions, config: WorldConfig) -> None:
@@ -90,9 +61,6 @@ class JudgedWorld(World):
         if config.players < _LEAST_HONEST * self.cheaters:
             self.cheaters = 0
         self._stride = config.players // self.cheaters if self.cheaters else 0
-        heavy = [weapon(n, item)["equippingBlock"]["ammoType"] == 3 for n, item in _all(self)]
-        self._heavy = [item for item, is_heavy in zip(self.weapons, heavy, strict=True) if is_heavy]
-        self._light = [w for w in self.weapons if w not in self._heavy]
 
     # --- people ---------------------------------------------------------------------------------
 
@@ -160,12 +128,6 @@ class JudgedWorld(World):
             found = self._fair_for_once(rng, instance_id)
         return found or self._ordinary(rng, instance_id)
 
-    def _ordinary(self, rng: Random, instance_id: int) -> Run:
-        version, end, contest = self._occasion(rng, instance_id)
-        run = self._play(rng, instance_id, version, end, contest)
-        self._temper(rng, run, version)
-        return run
-
     def _fair_for_once(self, rng: Random, instance_id: int) -> Run:
         """A cheater plays as everybody does."""
         run = self._ordinary(rng, instance_id)
@@ -178,14 +140,6 @@ class JudgedWorld(World):
 
     def _may_play(self, number: int, when: float) -> bool:
         return self.style_of(number) != FRESH_ACCOUNT or when > self.config.epoch - _RECENT
-
-    def _find(self, rng: Random, instance_id: int, fits: Fits) -> Occasion | None:
-        """An occasion that suits; None when the world has hardly any."""
-        for _ in range(_TRIES):
-            version, end, contest = self._occasion(rng, instance_id)
-            if contest is None and not is_broken_time(end - DAY, end) and fits(version, end):
-                return version, end
-        return None
 
     def _unfair(self, rng: Random, instance_id: int) -> Run | None:
         driver = self._driver(rng)
@@ -219,7 +173,7 @@ class JudgedWorld(World):
         if found is None:
             return None
         version, end = found
-        team, raid = self._team(version, fresh, end), _raid_of(version)
+        team, raid = self._team(version, fresh, end), raid_of(version)
         pair = team is not None and team.players > 2 and rng.random() < 0.4
         duration = int((1500 if fresh else 300) * (1 + 1.3 * rng.random()))
         duration = self._not_too_fast(version, end, duration, fresh, 1 + pair)
@@ -237,13 +191,13 @@ class JudgedWorld(World):
 
     def _speedrun(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
         def fits(version: Version, end: int) -> bool:
-            return self._best_s(version, end) is not None and end not in _UNKNOWN_FRESH
+            return self._best_s(version, end) is not None and end not in UNKNOWN_FRESH
 
         found = self._find(rng, instance_id, fits)
         if found is None:
             return None
         version, end = found
-        raid, best = _raid_of(version), self._best_s(version, end)
+        raid, best = raid_of(version), self._best_s(version, end)
         team = self._team(version, True, end)
         size = max((6, 6, 3, 2)[int(rng.random() * 4)], team.players if team else 1)
         # Past an encounter or two, or all of them.
@@ -276,7 +230,7 @@ class JudgedWorld(World):
         if found is None:
             return None
         version, end = found
-        team, raid = self._team(version, fresh, end), _raid_of(version)
+        team, raid = self._team(version, fresh, end), raid_of(version)
         size = max(team.players if team else 1, 1 + int(3 * rng.random()))
         duration = int(2200 + 2500 * rng.random()) if fresh else int(700 + 1500 * rng.random())
         lag = 0.08 + 0.5 * rng.random()  # seconds of all players together in one of the run
@@ -309,11 +263,11 @@ class JudgedWorld(World):
         players = [driver, self._partner(driver)] if pair else [driver]
         rate, share = {
             FRESH_ACCOUNT: (20 + 12 * uniform(), 0.42 + 0.15 * uniform()),
-            CARRY: (46 + 50 * uniform(), 0.84 + 0.12 * uniform()),
-            INFINITE_HEAVY: (46 + 60 * uniform(), 0.7 + 0.26 * uniform()),
-        }.get(style, (52 + 60 * uniform(), 0.8 + 0.17 * uniform()))
+            CARRY: (40 + 50 * uniform(), 0.84 + 0.12 * uniform()),
+            INFINITE_HEAVY: (38 + 60 * uniform(), 0.65 + 0.3 * uniform()),
+        }.get(style, (44 + 60 * uniform(), 0.74 + 0.23 * uniform()))
         each = int(rate * duration / 60)
-        total = max(int(each * len(players) / share), _raid_of(version).fewest[not fresh] + 20)
+        total = max(int(each * len(players) / share), raid_of(version).fewest[not fresh] + 20)
         run = self._compose(
             rng,
             instance_id,
@@ -346,7 +300,7 @@ class JudgedWorld(World):
         entry.supers = int(entry.kills * supers)
         entry.grenades = entry.melees = int(entry.kills * 0.04 * uniform())
         left = entry.kills - entry.supers - entry.grenades - entry.melees
-        weapons = rng.sample(self._heavy, heavy) + rng.sample(self._light, light)
+        weapons = rng.sample(list(self._heavy), heavy) + rng.sample(self._light, light)
         weights = [1 + uniform() for _ in weapons]
         if style in (INFINITE_HEAVY, CARRY):
             weights[heavy:] = [0.08 * weight for weight in weights[heavy:]]
@@ -367,23 +321,25 @@ class JudgedWorld(World):
 
     def _record(self, rng: Random, instance_id: int) -> Run | None:
         def fits(version: Version, end: int) -> bool:
-            return self._best_s(version, end) is not None and end not in _UNKNOWN_FRESH
+            return self._best_s(version, end) is not None and end not in UNKNOWN_FRESH
 
         found = self._find(rng, instance_id, fits)
         if found is None:
             return None
         version, end = found
-        raid, best = _raid_of(version), self._best_s(version, end)
+        raid, best = raid_of(version), self._best_s(version, end)
         size = 6 if rng.random() < 0.8 else 5
         near = 1.0 + 0.07 * rng.random()
+        kills = int(raid.fewest[0] * (1.03 + 0.4 * rng.random())) + 12
+        possible = kills / size / _FASTEST_KILLS  # some curves have gone below what anybody can do
         return self._compose(
             rng,
             instance_id,
             found,
             fresh=True,
-            duration=int(expected_s(best or 600.0, size) * near) + 27,
+            duration=int(max(expected_s(best or 600.0, size) * near, possible)) + 27,
             players=self._companions(rng, size),
-            kills=int(raid.fewest[0] * (1.03 + 0.4 * rng.random())) + 12,
+            kills=kills,
             conduct=RECORD,
             deathless=rng.random() < 0.3,
         )
@@ -393,13 +349,13 @@ class JudgedWorld(World):
 
         def fits(version: Version, end: int) -> bool:
             team = self._team(version, fresh, end)
-            return team is not None and team.players <= 3 and end not in _UNKNOWN_FRESH
+            return team is not None and team.players <= 3 and end not in UNKNOWN_FRESH
 
         found = self._find(rng, instance_id, fits)
         if found is None:
             return None
         version, end = found
-        team, raid = self._team(version, fresh, end), _raid_of(version)
+        team, raid = self._team(version, fresh, end), raid_of(version)
         size = team.players if team else 3
         kills = int(max(raid.usual[not fresh] * 0.7, raid.fewest[not fresh] * 1.06) + 4)
         rate = (6 + 8 * rng.random()) / 60  # kills a second of each
@@ -425,7 +381,7 @@ class JudgedWorld(World):
         found = self._find(rng, instance_id, lambda _version, _end: True)
         if found is None:
             return None
-        fewest = _raid_of(found[0]).fewest[1]
+        fewest = raid_of(found[0]).fewest[1]
         kills = int(fewest * (1.0 + 0.3 * rng.random())) + int(4 * rng.random()) + 1
         duration = int(55 + 200 * rng.random())
         late = [int(duration * 0.2 * (1 + rng.random())) + 5 for _ in range(2)]
@@ -444,7 +400,7 @@ class JudgedWorld(World):
 
     def _wish_wall(self, rng: Random, instance_id: int) -> Run | None:
         def fits(version: Version, end: int) -> bool:
-            return version.activity.id == _LAST_WISH and end not in _UNKNOWN_FRESH
+            return version.activity.id == _LAST_WISH and end not in UNKNOWN_FRESH
 
         wished = [v for v in self._now if v.activity.id == _LAST_WISH]
         if not wished:
@@ -485,11 +441,13 @@ class JudgedWorld(World):
         found = self._find(rng, instance_id, lambda _version, _end: True)
         if found is None:
             return None
-        raid = _raid_of(found[0])
+        raid = raid_of(found[0])
         duration = int(36_000 + 80_000 * rng.random())
         size = (6, 6, 4, 2)[int(rng.random() * 4)]
         team = self._team(found[0], True, found[1])
-        run = self._compose(
+        # The last came when the counter was at its end already.
+        played = [*[duration] * (size - 1), 3000 if size > 2 else duration]
+        return self._compose(
             rng,
             instance_id,
             found,
@@ -499,17 +457,15 @@ class JudgedWorld(World):
             kills=int(raid.usual[0] * (1.5 + 3 * rng.random())),
             conduct=IS_SATURATED,
             success=(team is None or size >= max(team.players, 4)) and rng.random() < 0.5,
+            played=played,
         )
-        if size > 2:  # who came when the counter was at its end already
-            run.entries[-1].start, run.entries[-1].played = SATURATED, 3000
-        return run
 
     def _idle_run(self, rng: Random, instance_id: int) -> Run | None:
         """Nobody does anything, or one does everything for five who watch."""
         found = self._find(rng, instance_id, lambda _version, _end: True)
         if found is None:
             return None
-        raid, carried = _raid_of(found[0]), rng.random() < 0.4
+        raid, carried = raid_of(found[0]), rng.random() < 0.4
         kills = int(raid.usual[0] * 0.9) + 30 if carried else int(8 * rng.random())
         duration = int(3600 + 9000 * rng.random())
         run = self._compose(
@@ -540,7 +496,7 @@ class JudgedWorld(World):
         if not fits:
             return None
         version = fits[int(rng.random() * len(fits))]
-        raid = _raid_of(version)
+        raid = raid_of(version)
         size = 2 + int(5 * rng.random())
         return self._compose(
             rng,
@@ -553,110 +509,7 @@ class JudgedWorld(World):
             conduct=BUG_WEEK,
         )
 
-    # --- how it went ----------------------------------------------------------------------------
-
-    def _team(self, version: Version, fresh: bool, when: float) -> Team | None:
-        """The smallest that has done it; a run whose beginning nobody knows may be either."""
-        known = fresh and when not in _UNKNOWN_FRESH
-        return _raid_of(version).smallest(version.version_id, known, when)
-
-    def _best_s(self, version: Version, when: float) -> float | None:
-        if version.activity.id == 102:
-            return FLOORS.get(version.version_id)
-        return _raid_of(version).record_s(when - version.activity.release)
-
-    def _not_too_fast(
-        self, version: Version, when: float, duration: int, fresh: bool, bodies: float
-    ) -> int:
-        """`duration`, or somewhat more than the record of so many when it is below that."""
-        best = self._best_s(version, when) if fresh else None
-        if best is None:
-            return duration
-        return max(duration, int(expected_s(best, bodies) * 1.15) + 30)
-
-    def _compose(
-        self,
-        rng: Random,
-        instance_id: int,
-        occasion: Occasion,
-        *,
-        fresh: bool,
-        duration: int,
-        players: Sequence[int],
-        kills: int,
-        conduct: str,
-        cheating: int = 0,  # so many of the first players
-        success: bool = True,
-        deathless: bool = False,
-        played: Sequence[int] | None = None,  # seconds of each at the end; default: all of it
-    ) -> Run:
-        version, end = occasion
-        period = end - duration
-        entries: list[Entry] = []
-        for place, number in enumerate(players):
-            stay = min(played[place] if played else duration, duration)
-            character = 0 if self.account(number).characters == 1 else None
-            self._join(
-                *(rng, entries, number, duration - stay, stay, int(success)),
-                *(deathless, False, character),
-            )
-            entries[-1].reason = 0 if success else 255
-        phase, flag = self._start_marks(rng, version, period, fresh, deathless)
-        skulls = [*rng.sample(FEATS, 2), 0] if period >= EDGE_OF_FATE and rng.random() < 0.2 else []
-        run = Run(
-            instance_id=instance_id,
-            hash=version.hash,
-            mode=4,
-            modes=(7, 4),
-            membership_type=self.player(entries[0].player).membership_type,
-            period=period,
-            duration=duration,
-            phase=phase,
-            flag=flag,
-            player_count=len(entries),
-            team_score=0 if version.activity.is_raid else int(50_000 + rng.random() * 400_000),
-            skulls=skulls,
-            entries=entries,
-            conduct=conduct,
-            cheating=tuple(entry.membership_id for entry in entries[:cheating]),
-        )
-        weights = [(e.played + 1) * rng.lognormvariate(0.0, 0.35) for e in entries]
-        for entry, mine in zip(entries, split(kills, weights), strict=True):
-            self._scale(entry, mine)
-        return run
-
-    def _share(self, run: Run, first: Sequence[int]) -> None:
-        """Gives the first entries so many kills each, and the rest of the run's to the others."""
-        others = run.entries[len(first) :]
-        left = max(sum(entry.kills for entry in run.entries) - sum(first), 0)
-        for entry, kills in zip(run.entries, first, strict=False):
-            self._scale(entry, kills)
-        weights = [entry.kills + 1.0 for entry in others]
-        for entry, kills in zip(others, split(left, weights), strict=True):
-            self._scale(entry, kills)
-
-    def _scale(self, entry: Entry, kills: int) -> None:
-        """Gives an entry `kills`, by the same means in the same proportions."""
-        if not entry.weapons:
-            self._least(entry)
-        before = max(entry.kills, 1)
-        entry.supers, entry.grenades, entry.melees = (
-            count * kills // before for count in (entry.supers, entry.grenades, entry.melees)
-        )
-        left = kills - entry.supers - entry.grenades - entry.melees
-        counts = split(left, [float(k) for _, k, _ in entry.weapons])
-        entry.weapons = [
-            (item, mine, min(exact * mine // was, mine))
-            for (item, was, exact), mine in zip(entry.weapons, counts, strict=True)
-            if mine
-        ]
-        entry.kills = kills
-        entry.precision = sum(exact for _, _, exact in entry.weapons)
-
-    def _least(self, entry: Entry) -> None:
-        """Whoever was there too briefly for a weapon gets one."""
-        entry.weapons = [(self._light[entry.player % len(self._light)], 1, 0)]
-        entry.kills, entry.supers, entry.grenades, entry.melees = 1, 0, 0, 0
+    # --- in somebody else's place ---------------------------------------------------------------
 
     def _identify(self, entry: Entry, number: int) -> None:
         """Puts another player in the place of an entry's."""
@@ -669,65 +522,3 @@ class JudgedWorld(World):
             entry.membership_type = player.membership_type
             entry.class_hash = self.class_of(number, entry.character)[0]
             entry.emblem_hash = self.emblem_of(number, entry.character)
-
-    def _temper(self, rng: Random, run: Run, version: Version) -> None:
-        """Makes an ordinary run what such runs are really like."""
-        entries, raid = run.entries, _raid_of(version)
-        size = len({entry.player for entry in entries})
-        fresh = run.duration >= 1500  # what `_play` takes for one
-        end = run.period + run.duration
-        if run.duration == 59 and not sum(entry.kills for entry in entries):
-            run.conduct = GHOST_CLEAR
-            return
-        team = self._team(version, fresh, end)
-        if size >= 50 or (team is not None and size < team.players):
-            for entry in entries:  # bots at a checkpoint, and teams too small for this
-                entry.completed, entry.reason = 0, 255
-        elif size >= 12:
-            entries[0].start, entries[0].played = 0, run.duration  # somebody was always there
-        kills = int(raid.usual[not fresh] * rng.lognormvariate(0.0, 0.3))
-        kills = max(kills, int(raid.fewest[not fresh] * 1.1) + 6)
-        if run.duration >= 10_000:
-            kills = int(kills * (1.5 + rng.random()))
-        else:
-            rate = (6 + 7 * rng.random()) / 60  # kills a second of each
-            wanted = max(run.duration, int(kills / rate / min(size, 6)))
-            if fresh:
-                best = self._not_too_fast(version, end, wanted, True, min(size, 6))
-                wanted = best if best == wanted else int(best * (1 + 0.4 * rng.random()))
-            elif team is not None and size == team.players:
-                wanted = max(wanted, int(team.quickest * 1.1))
-            _stretch(run, wanted)
-        weights = [(e.played + 1) * rng.lognormvariate(0.0, 0.4) for e in entries]
-        for entry, mine in zip(entries, split(kills, weights), strict=True):
-            self._scale(entry, mine)
-
-
-def split(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` in whole parts in proportion to `weights`, what is left over to the heaviest."""
-    whole = sum(weights)
-    parts = [int(total * weight / whole) for weight in weights]
-    if parts:
-        parts[max(range(len(parts)), key=weights.__getitem__)] += total - sum(parts)
-    return parts
-
-
-def _stretch(run: Run, duration: int) -> None:
-    """Makes the run as long as that, with the same end."""
-    factor = duration / run.duration
-    if factor == 1:
-        return
-    for entry in run.entries:
-        is_all = entry.start + entry.played == run.duration
-        entry.start = int(entry.start * factor)
-        entry.played = duration - entry.start if is_all else int(entry.played * factor)
-    run.period -= duration - run.duration
-    run.duration = duration
-
-
-def _raid_of(version: Version) -> Raid:
-    return RAIDS.get(version.activity.id, OTHER)
-
-
-def _all(world: World) -> list[tuple[int, int]]:
-    return list(enumerate(world.weapons))
