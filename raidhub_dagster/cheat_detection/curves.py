@@ -22,6 +22,7 @@ def sigmoid(k: float, x0: float, x: float) -> float:
 
 
 def on(curve: Curve, x: float) -> float:
+    """Where `x` is on the curve."""
     return sigmoid(curve.k, curve.x0, x)
 
 

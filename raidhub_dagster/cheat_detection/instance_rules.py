@@ -260,7 +260,8 @@ def _missing(run: Run) -> str:
 
 def speak(parameters: Parameters, chance: float, bit: int, text: Callable[[], str]) -> Finding:
     """The finding of a rule with one reason, whose sentence is only written if it is read."""
-    chance = clip(chance)
+    if not 0 <= chance <= 1:
+        chance = clip(chance)
     if chance <= parameters.thresholds.lowest:
         return Finding(chance)
     return Finding(chance, ((bit, text()),))

@@ -3,9 +3,9 @@
 Names are those of the files in `heuristics/`; what each does: docs/domain/cheat-detection.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -35,7 +35,7 @@ class Thresholds(Part):
     player_reason: Probability
     webhook_instance: Probability
 
-    @property
+    @cached_property
     def lowest(self) -> float:
         """What no rule stays under that anybody reads of."""
         return min(self.instance_store, self.player_reason)
@@ -498,6 +498,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     found: dict[object, object] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.YAMLError(f"a list as a key, line {key_node.start_mark.line + 1}")
         if key in found:
             raise yaml.YAMLError(f"{key!r} twice, line {key_node.start_mark.line + 1}")
         found[key] = loader.construct_object(value_node, deep=True)
