@@ -95,6 +95,12 @@ class JudgedWorld(HonestWorld):
             chosen.append(number)
         return chosen
 
+    def _substitute(self, rng: Random, entries: list[Entry]) -> int:
+        number = super()._substitute(rng, entries)
+        while self.style_of(number) or any(e.player == number for e in entries):
+            number = (number + 1) % self.config.players
+        return number
+
     def _driver(self, rng: Random) -> int:
         """Every style is as common; some cheaters play much more than others of theirs."""
         style = int(rng.random() * len(STYLES))
@@ -508,17 +514,3 @@ class JudgedWorld(HonestWorld):
             kills=int(raid.usual[0] * (0.3 + 0.9 * rng.random())),
             conduct=BUG_WEEK,
         )
-
-    # --- in somebody else's place ---------------------------------------------------------------
-
-    def _identify(self, entry: Entry, number: int) -> None:
-        """Puts another player in the place of an entry's."""
-        player = self.player(number)
-        if self.account(number).characters <= entry.character:
-            entry.character = 0
-        entry.player, entry.membership_id = number, player.membership_id
-        entry.character_id = self.character_id(number, entry.character)
-        if entry.membership_type:  # not of one that nobody could resolve
-            entry.membership_type = player.membership_type
-            entry.class_hash = self.class_of(number, entry.character)[0]
-            entry.emblem_hash = self.emblem_of(number, entry.character)

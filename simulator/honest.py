@@ -132,12 +132,12 @@ class HonestWorld(World):
         character: int | None = None,
     ) -> None:
         """The same, with the ammunition that there is: little of the heavy kind."""
-        if self.account(number).characters == 1:
-            character = 0
         super()._join(
             *(rng, entries, number, start, played, completed, deathless, contest, character)
         )
         entry = entries[-1]
+        if entry.character >= self.account(number).characters:
+            self._identify(entry, number)
         entry.weapons = [
             (item, *((kills // 3 + 1, exact // 3) if item in self._heavy else (kills, exact)))
             for item, kills, exact in entry.weapons
@@ -178,6 +178,18 @@ class HonestWorld(World):
         """Whoever was there too briefly for a weapon gets one."""
         entry.weapons = [(self._light[entry.player % len(self._light)], 1, 0)]
         entry.kills, entry.supers, entry.grenades, entry.melees = 1, 0, 0, 0
+
+    def _identify(self, entry: Entry, number: int) -> None:
+        """Puts another player in the place of an entry's."""
+        player = self.player(number)
+        if self.account(number).characters <= entry.character:
+            entry.character = 0
+        entry.player, entry.membership_id = number, player.membership_id
+        entry.character_id = self.character_id(number, entry.character)
+        if entry.membership_type:  # not of one that nobody could resolve
+            entry.membership_type = player.membership_type
+            entry.class_hash = self.class_of(number, entry.character)[0]
+            entry.emblem_hash = self.emblem_of(number, entry.character)
 
     def _temper(self, rng: Random, run: Run, version: Version) -> None:
         """Makes an ordinary run what such runs are really like."""

@@ -483,10 +483,9 @@ class World:
             self._leave(leaver, cut, contest)
             number = leaver.player
             character = (leaver.character + 1) % 3
-            if rng.random() < 0.6:  # another player takes the place
-                number, character = int(rng.random() * self.config.players), 0
-                while any(e.player == number for e in entries):
-                    number = (number + 1) % self.config.players
+            is_full = len({e.player for e in entries}) >= self.config.players
+            if rng.random() < 0.6 and not is_full:  # another player takes the place
+                number, character = self._substitute(rng, entries), 0
             start = min(cut + 20, duration - 1)
             self._join(
                 rng,
@@ -520,6 +519,13 @@ class World:
             if any(e.player == lost.player for e in entries[:-1]):
                 return
             lost.membership_type = lost.class_hash = lost.emblem_hash = 0
+
+    def _substitute(self, rng: Random, entries: list[Entry]) -> int:
+        """A player who is not there yet; somebody has to be left."""
+        number = int(rng.random() * self.config.players)
+        while any(e.player == number for e in entries):
+            number = (number + 1) % self.config.players
+        return number
 
     def _leave(self, entry: Entry, cut: int, contest: bool) -> None:
         entry.played, entry.completed = (min(cut, SATURATED) if contest else cut), 0
