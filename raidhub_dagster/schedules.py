@@ -19,8 +19,8 @@ from raidhub_dagster.jobs import (
     recovery,
     upkeep,
 )
-from raidhub_dagster.jobs.cheats import cheat_norms_job
 from raidhub_dagster.jobs.cheat_levels import cheats_levels_job
+from raidhub_dagster.jobs.cheats import cheat_norms_job
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
