@@ -8,8 +8,8 @@ are a function of the seeds: those in TUNING_SEEDS are for whoever changes a rul
 figures are told of REPORTING_SEEDS only.
 
 `instances_per_second` are stored runs that two processes check against PostgreSQL, from the ids to
-the commit; `worker_cpu_ms` is what one of them costs its process, `grown_mb` the memory that came on
-top after a third of the work. `rules_per_second` are the rules alone in one process.
+the commit; `worker_cpu_ms` is what one of them costs its process, `grown_mb` the memory that came
+on top after a third of the work. `rules_per_second` are the rules alone in one process.
 """
 
 import multiprocessing
@@ -21,7 +21,6 @@ from contextlib import closing
 from typing import NamedTuple
 
 import psutil
-from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
 
 from raidhub_dagster.cheat_detection.account import (
     Counts,
@@ -30,6 +29,7 @@ from raidhub_dagster.cheat_detection.account import (
     judge,
     judge_account,
 )
+from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
 from raidhub_dagster.cheat_detection.flag_stats import class_of
 from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
 from raidhub_dagster.cheat_detection.reasons import ReasonBit
