@@ -110,14 +110,17 @@ class JudgedWorld(HonestWorld):
     def _partner(self, number: int) -> int:
         return self.cheater(((number + 1) // self._stride - 1) ^ 1)
 
-    def _companions(self, rng: Random, size: int, driver: int | None = None) -> list[int]:
-        """Clean players: whoever looks for a group, or those whom a cheater always takes along."""
+    def _companions(self, rng: Random, size: int, friend_of: int | None = None) -> list[int]:
+        """Clean players: whoever looks for a group, or those whom a cheater always takes along.
+
+        Friends are for large teams: two who go through the walls together every day are cheaters.
+        """
         chosen: list[int] = []
-        are_friends = driver is not None and rng.random() < _FRIENDS_SHARE
+        are_friends = rng.random() < _FRIENDS_SHARE
         while len(chosen) < size:
             number = int(rng.random() * self.config.players)
-            if are_friends and driver is not None:
-                number = (driver + 1 + len(chosen)) % self.config.players
+            if friend_of is not None and are_friends and size > 3:
+                number = (friend_of + 1 + len(chosen)) % self.config.players
             if number not in chosen and not self.style_of(number):
                 chosen.append(number)
         return chosen

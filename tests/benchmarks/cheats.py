@@ -50,7 +50,7 @@ from tests.benchmarks.store import server
 from tests.support.judged import GROWING_UNSEEN, NOW, Case, make_world, read_cases, with_norms
 
 TUNING_SEEDS = (101, 102)
-REPORTING_SEEDS = (9001, 9002, 9003)
+REPORTING_SEEDS = (9101, 9102, 9103)
 RUNS = 8_000  # of each seed
 STORED, WORKERS = 12_000, 2  # runs that are checked in PostgreSQL, by so many processes
 FLAGGED = 0.5
