@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from functools import cache
 from typing import NamedTuple
 
 import psutil
@@ -31,7 +32,12 @@ from raidhub_dagster.cheat_detection.account import (
 )
 from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
 from raidhub_dagster.cheat_detection.flag_stats import class_of
-from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
+from raidhub_dagster.cheat_detection.parameters import (
+    DEFAULT_VERSION,
+    FOLDER,
+    Parameters,
+    load_parameters,
+)
 from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.cheat_detection.rules import check
 from raidhub_dagster.cheat_detection.verdict import Verdict
@@ -90,7 +96,7 @@ class Evaluation(NamedTuple):
 def judge_worlds(parameters: Parameters, seeds: Sequence[int], runs: int) -> Evaluation:
     """Every run of these worlds judged, then every player by what was flagged."""
     worlds = {seed: make_world(seed) for seed in seeds}
-    cases = [(seed, case) for seed in seeds for case in read_cases(worlds[seed], runs)]
+    cases = [(seed, case) for seed in seeds for case in _cases(seed, runs)]
     usual = with_norms(parameters, [case for _, case in cases])
     began = time.perf_counter()
     verdicts = [check(parameters, case.facts) for case in usual]
@@ -105,6 +111,11 @@ def judge_worlds(parameters: Parameters, seeds: Sequence[int], runs: int) -> Eva
         for standing in judge_players(parameters, world, [j for j in judged if j.seed == seed])
     ]
     return Evaluation(judged, players, len(verdicts) / seconds)
+
+
+@cache
+def _cases(seed: int, runs: int) -> list[Case]:
+    return list(read_cases(make_world(seed), runs))
 
 
 # --- players ------------------------------------------------------------------------------------
@@ -423,9 +434,15 @@ def throughput(runs: int = STORED) -> Figures:
 
 
 def run() -> Figures:
-    evaluation = judge_worlds(load_parameters(), REPORTING_SEEDS, RUNS)
-    sys.stderr.write(tables(evaluation) + "\n\n")
-    return figures(evaluation) | throughput()
+    """Figures of the default version; of any other its name stands before them."""
+    found: Figures = {}
+    for version in sorted(path.stem for path in FOLDER.glob("*.yaml")):
+        evaluation = judge_worlds(load_parameters(version), REPORTING_SEEDS, RUNS)
+        sys.stderr.write(f"{version}\n\n{tables(evaluation)}\n\n")
+        its = figures(evaluation)
+        is_default = version == DEFAULT_VERSION
+        found |= its if is_default else {f"{version}_{name}": its[name] for name in its}
+    return found | throughput()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,15 @@ def test_no_style_goes_unseen(style: str) -> None:
     assert sum(j.is_flagged for j in mine) / len(mine) > 0.6
 
 
+def test_the_newer_version_clears_every_legal_flawless_solo_and_misses_nothing_more() -> None:
+    """The older one gives 0.5 and more to the rarest of what people are proud of."""
+    newer = judge_worlds(load_parameters("raidhub-3.0.0"), TUNING_SEEDS[:1], RUNS)
+    old, new = figures(evaluation()), figures(newer)
+    assert new["recall"] == old["recall"]
+    assert new["precision"] >= old["precision"]
+    assert max(new["innocent_max"], new["ordinary_max"]) < 0.45
+
+
 def test_levels_are_of_cheaters() -> None:
     """A level hides somebody from the leaderboards: a wrong one is what people never forgive."""
     found = figures(evaluation())
