@@ -260,15 +260,18 @@ def _missing(run: Run) -> str:
 
 def speak(parameters: Parameters, chance: float, bit: int, text: Callable[[], str]) -> Finding:
     """The finding of a rule with one reason, whose sentence is only written if it is read."""
-    chance = clip(chance)
+    if not 0 <= chance <= 1:
+        chance = clip(chance)
     if chance <= parameters.thresholds.lowest:
         return Finding(chance)
     return Finding(chance, ((bit, text()),))
 
 
 def clock(seconds: float) -> str:
+    """As the game shows it: 5:07, 1:05:07."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def count(number: int, noun: str) -> str:

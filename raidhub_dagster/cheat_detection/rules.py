@@ -6,7 +6,7 @@ come. A rule that cannot say anything is written down and counts as 0.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import pow as power
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -15,7 +15,7 @@ from raidhub_dagster.cheat_detection.curves import any_of, clip, on, two_of
 from raidhub_dagster.cheat_detection.facts import InstanceFacts, PlayerFacts
 from raidhub_dagster.cheat_detection.instance_rules import NOTHING, Finding, Run, look_at
 from raidhub_dagster.cheat_detection.parameters import Parameters
-from raidhub_dagster.cheat_detection.player_rules import OWN_RULES, participation
+from raidhub_dagster.cheat_detection.player_rules import OWN_RULES, look_at_player, participation
 from raidhub_dagster.cheat_detection.reasons import ReasonBit, activity_mask, mask_of
 from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Reason, Verdict
 
@@ -36,8 +36,8 @@ _GENERIC: TeamRules = {
     "generic_kills": generic_rules.judge_usual_kills,
 }
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class _Judged(NamedTuple):
@@ -88,7 +88,7 @@ class _Own(NamedTuple):
     """What the rules say of one player, before it is put together."""
 
     share: float  # in what the team did
-    findings: Mapping[str, Finding]
+    findings: tuple[Finding, ...]
 
 
 def _in_order(facts: InstanceFacts) -> InstanceFacts:
@@ -119,11 +119,11 @@ def _why_skipped(parameters: Parameters, facts: InstanceFacts) -> str | None:
 
 
 def _ask(
-    failed: list[str], name: str, otherwise: T, rule: Callable[P, T], *args: P.args, **kw: P.kwargs
+    failed: list[str], name: str, otherwise: T, rule: Callable[[*Arguments], T], *args: *Arguments
 ) -> T:
     """What a rule says, or `otherwise` where it fails: it never takes the others with it."""
     try:
-        return rule(*args, **kw)
+        return rule(*args)
     except (ArithmeticError, TypeError, ValueError) as error:
         failed.append(f"{name}: {error}")
         return otherwise
@@ -138,12 +138,13 @@ def _ask_all(
 def _ask_about(parameters: Parameters, run: Run, player: PlayerFacts, failed: list[str]) -> _Own:
     here: list[str] = []
     share = _ask(here, "participation", 0.0, participation, parameters, run, player)
-    findings = {}
-    if player.time_played_seconds >= parameters.rules.player.min_seconds:
+    findings = []
+    played = _ask(here, "player", None, look_at_player, parameters, player)
+    if played is not None:
         for name, rule in OWN_RULES.items():
-            findings[name] = _ask(here, name, NOTHING, rule, parameters, run, player)
+            findings.append(_ask(here, name, NOTHING, rule, parameters, run, played))
     failed.extend(f"{problem} (player {player.membership_id})" for problem in here)
-    return _Own(share, findings)
+    return _Own(share, tuple(findings))
 
 
 def _judge(
@@ -179,7 +180,7 @@ def _judge_player(
     limit = parameters.thresholds.player_reason
     reasons = [
         Reason(bit, finding.probability, text)
-        for finding in own.findings.values()
+        for finding in own.findings
         if finding.probability > limit
         for bit, text in finding.reasons
     ]
@@ -190,7 +191,7 @@ def _judge_player(
                 Reason(bit, part, f"took part ({own.share:.2f}) when the team {text}")
                 for bit, text in finding.reasons
             )
-    chance = any_of((*parts, two_of(finding.probability for finding in own.findings.values())))
+    chance = any_of((*parts, two_of(finding.probability for finding in own.findings)))
     if not player.completed:
         chance /= on(parameters.curves.not_finished, player.time_played_seconds) + 1
     elif player.is_first_clear:
