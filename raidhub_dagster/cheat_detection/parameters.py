@@ -3,11 +3,11 @@
 Names are those of the files in `heuristics/`; what each does: docs/domain/cheat-detection.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +20,7 @@ DEFAULT_VERSION = "compat-2.2.0"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Bit = Annotated[int, Field(ge=0, le=62)]  # 63 is the sign of bigint
-ANY = "any"  # of a list of lowmen: every version that has none of its own
+ANY: Final = "any"  # of a list of lowmen: every version that has none of its own
 
 
 class Part(BaseModel):
@@ -34,6 +34,11 @@ class Thresholds(Part):
     player_store: Probability
     player_reason: Probability
     webhook_instance: Probability
+
+    @cached_property
+    def lowest(self) -> float:
+        """What no rule stays under that anybody reads of."""
+        return min(self.instance_store, self.player_reason)
 
 
 class Window(Part):
@@ -58,9 +63,17 @@ class Window(Part):
         return ends > self.begins and (self.ends is None or begins < self.ends)
 
 
+class InstantCheckpoint(Part):
+    """A checkpoint that the game calls cleared although nobody did anything."""
+
+    max_duration_exclusive: Seconds
+    max_kills: int = Field(ge=0)
+
+
 class Skip(Part):
     windows: tuple[Window, ...]
     incomplete_activities: frozenset[int]
+    instant_checkpoint: InstantCheckpoint | None = None
 
 
 class Curve(Part):
@@ -485,6 +498,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     found: dict[object, object] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.YAMLError(f"a list as a key, line {key_node.start_mark.line + 1}")
         if key in found:
             raise yaml.YAMLError(f"{key!r} twice, line {key_node.start_mark.line + 1}")
         found[key] = loader.construct_object(value_node, deep=True)
