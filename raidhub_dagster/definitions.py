@@ -9,6 +9,7 @@ from assets import (
     analytics,
     archives,
     cheat_checks,
+    cheats,
     clans,
     core,
     crawl,
@@ -23,6 +24,7 @@ from assets import (
 from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.cheat_checks import CHEAT_CHECK_CHECKS
+from raidhub_dagster.checks.cheats import CHEAT_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
@@ -36,6 +38,7 @@ from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.cheat_levels import CHEAT_LEVEL_JOBS
 from raidhub_dagster.jobs.cheats import CHEAT_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.derived_state import DERIVED_STATE_JOBS
@@ -57,6 +60,7 @@ from raidhub_dagster.resources import (
 from raidhub_dagster.schedules import (
     ANALYTICS_SCHEDULES,
     CHEAT_CHECK_SCHEDULES,
+    CHEAT_SCHEDULES,
     CLAN_SCHEDULES,
     LEADERBOARD_SCHEDULES,
     MANIFEST_SCHEDULES,
@@ -83,6 +87,7 @@ ASSET_MODULES = [
     analytics,
     archives,
     cheat_checks,
+    cheats,
     clans,
     core,
     crawl,
@@ -96,6 +101,7 @@ ASSET_MODULES = [
 ]
 CHECKS = [
     *ANALYTICS_CHECKS,
+    *CHEAT_CHECKS,
     *FRESHNESS_CHECKS,
     *CLAN_CHECKS,
     *DERIVED_STATE_CHECKS,
@@ -118,6 +124,7 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *ARCHIVE_JOBS,
     *RECOVERY_JOBS,
     *CHEAT_JOBS,
+    *CHEAT_LEVEL_JOBS,
     *DERIVED_STATE_JOBS,
     *QUEUE_JOBS,
     *UPKEEP_JOBS,
@@ -125,6 +132,7 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
 SCHEDULES = [
     *ANALYTICS_SCHEDULES,
     *CHEAT_CHECK_SCHEDULES,
+    *CHEAT_SCHEDULES,
     *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,

@@ -19,6 +19,7 @@ from raidhub_dagster.jobs import (
     recovery,
     upkeep,
 )
+from raidhub_dagster.jobs.cheat_levels import cheats_levels_job
 from raidhub_dagster.jobs.cheats import cheat_norms_job
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
@@ -187,6 +188,13 @@ RECOVERY_SCHEDULES = [
         "40 4 * * *",  # few play then, so that the crawl needs the API least
         "Gaps and the neighbours of missed ids, daily at 04:40.",
     ),
+]
+CHEAT_SCHEDULES = [
+    schedule_for(
+        cheats_levels_job.name,
+        "30 5,13,19,23 * * *",
+        "Cheat levels, the blacklist and the report, daily at 05:30, 13:30, 19:30 and 23:30.",
+    )
 ]
 CLAN_SCHEDULES = [
     schedule_for(

@@ -1,4 +1,4 @@
-"""Takes back what cheat checks said: flags of a wrong rule, or everything about one player.
+"""Takes back what cheat checks said: flags of a wrong rule, everything about one player, or levels.
 
 Levels never fall by themselves and whitelists are a person's, so this is what a person runs. What
 exactly goes and what stays: docs/repairs/README.md, "What clearing means". ClickHouse knows nothing
@@ -35,6 +35,12 @@ _CLEARED = {
     "player_flags": "clear_player_flags",
     "instance_flags": "clear_solo_flags",
     "blacklisted_players": "clear_blacklisted_player",
+    "blacklists": "clear_blacklists",
+}
+# What the highest level alone excluded.
+_CASCADING = 4
+_LIFTED = {
+    "blacklisted_players": "clear_cascaded_player",
     "blacklists": "clear_blacklists",
 }
 _RESTORED = {
@@ -149,6 +155,68 @@ def restore_player(
 
 
 @dataclass(frozen=True)
+class Reverted:
+    """A recorded change, and what became of it: `problem` says why it stays, else it is undone.
+
+    `rows` are blacklists and names that went with a level, or came back with a clearing.
+    """
+
+    change: int
+    membership_id: int
+    name: str
+    old_level: int  # before taking it back, here and below
+    new_level: int
+    rows: dict[str, int]
+    own_change: int | None
+    problem: str = ""
+
+
+def revert_changes(
+    connection: Connection,
+    *,
+    changes: Sequence[int] = (),
+    run: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    lift_blacklists: bool = True,
+    actor: str,
+    reason: str,
+    dry_run: bool,
+    sleep: Callable[[float], None] = time.sleep,
+    rng: Rng = random,
+) -> list[Reverted]:
+    """Undoes changes of levels: those of these ids, or those by the rules in a run or a time.
+
+    Times are aware, `until` is exclusive. The newest change of a player first, all of a player in
+    one transaction; what was undone before is left out. A change after which the level changed
+    again stays, with the reason. A clearing comes back as by `restore_player`. With
+    `lift_blacklists`, raids that were excluded only because of this player's highest level are so
+    no more. Raises PermanentError when nothing says which changes.
+    """
+    if not changes and not run and since is None and until is None:
+        raise PermanentError("which changes: give changes, run, since or until")
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            _SQL["find_changes"],
+            {
+                "changes": array(changes),
+                "run": run or None,
+                "since": since,
+                "until": until,
+                "by_time": since is not None or until is not None,
+            },
+        )
+        by_player: dict[int, list[int]] = {}
+        for change, membership_id in cursor:
+            by_player.setdefault(membership_id, []).append(change)
+    done: list[Reverted] = []
+    for membership_id, ids in by_player.items():
+        work = partial(_revert, membership_id, ids, lift_blacklists, actor, reason)
+        done += _run(connection, work, dry_run, sleep, rng)
+    return done
+
+
+@dataclass(frozen=True)
 class _Deleted:
     """What went in one batch; `players` one entry a flag."""
 
@@ -260,3 +328,69 @@ def _restore(change: int, actor: str, connection: Connection) -> ClearedPlayer:
         )
         ((own,),) = cursor.fetchall()
     return ClearedPlayer(membership_id, name, level, rows, own)
+
+
+def _revert(
+    membership_id: int,
+    changes: Sequence[int],
+    lift_blacklists: bool,
+    actor: str,
+    reason: str,
+    connection: Connection,
+) -> list[Reverted]:
+    """Undoes `changes`, the newest first, as far as each is still what the level rests on."""
+    who = {"player": membership_id}
+    done = []
+    with connection.cursor() as cursor:
+        cursor.execute(_SQL["lock_player"], who)
+        for change in changes:
+            cursor.execute(_SQL["read_player"], who)
+            if (player := cursor.fetchone()) is None:
+                done.append(Reverted(change, membership_id, "", 0, 0, {}, None, "no such player"))
+                continue
+            level, is_whitelisted, name = player
+            cursor.execute(_SQL["read_change"], {"change": change})
+            ((_, old_level, new_level, evidence),) = cursor.fetchall()
+            if level != new_level:
+                problem = f"the level is {level}, not {new_level} any more"
+                done.append(Reverted(change, membership_id, name, level, level, {}, None, problem))
+                continue
+            if _CLEARING in evidence:
+                restored = _restore(change, actor, connection)
+                rows, own = restored.rows, restored.change
+            else:
+                gone = (
+                    _lift(cursor, membership_id, is_whitelisted)
+                    if lift_blacklists and old_level < _CASCADING <= new_level
+                    else None
+                )
+                rows = {kind: len(gone[kind]) for kind in _LIFTED} if gone else {}
+                standing = {**who, "level": old_level, "whitelisted": is_whitelisted}
+                cursor.execute(_SQL["set_standing"], standing)
+                taken: dict[str, Any] = {"taken_back": change}
+                cursor.execute(
+                    _SQL["record_change"],
+                    {
+                        **who,
+                        "old": level,
+                        "new": old_level,
+                        "reason": reason or f"change {change} taken back",
+                        "actor": actor,
+                        "evidence": Json(taken | ({_CLEARING: gone} if gone else {})),
+                    },
+                )
+                ((own,),) = cursor.fetchall()
+            done.append(Reverted(change, membership_id, name, level, old_level, rows, own))
+    return done
+
+
+def _lift(cursor: Cursor, membership_id: int, is_whitelisted: bool) -> dict[str, Any]:
+    """What the cascade excluded because of this player alone, in the shape of a clearing."""
+    who = {"player": membership_id}
+    cursor.execute(_SQL["find_cascaded"], who)
+    instances = {"instances": array(sorted(instance for (instance,) in cursor))}
+    gone: dict[str, Any] = {kind: [] for kind in _CLEARED} | {"was_whitelisted": is_whitelisted}
+    for kind, statement in _LIFTED.items():
+        cursor.execute(_SQL[statement], {**who, **instances})
+        gone[kind] = [deleted for (deleted,) in cursor]
+    return gone

@@ -81,7 +81,7 @@ def spoken(cron: str) -> str:
     minute, hour, _, _, weekday = cron.split()
     if minute.startswith("*/"):
         return f"every {minute.removeprefix('*/')} minutes"
-    clock = f"{int(hour):02}:{int(minute):02}"
+    clock = ", ".join(f"{int(h):02}:{int(minute):02}" for h in hour.split(","))
     return clock if weekday == "*" else f"{WEEKDAYS[int(weekday)]} {clock}"
 
 

@@ -29,6 +29,7 @@ CHECKED_BY_THEIR_STEP = {
     "bungie/manifest_database",
     "bungie/manifest_version",
     "bungie/unknown_raid_hashes",
+    "postgres/cheat_report",
     "postgres/reprocessed_pgcr",
 }
 # They read the manifest's file, whose folder the resource knows, and ask the API nothing.

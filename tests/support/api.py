@@ -20,7 +20,7 @@ class Refusal:
 
 
 class FakeApi:
-    """Answers by address and remembers what was asked; 1601 for all else."""
+    """Answers by address and remembers what was asked; raises an exception; 1601 for all else."""
 
     def __init__(self, answers: Mapping[str, Json]) -> None:
         self.endpoints = ENDPOINTS
@@ -30,6 +30,8 @@ class FakeApi:
     def get(self, url: str) -> bytes:
         self.asked.append(url)
         answer = self._answers.get(url, Refusal(1601))
+        if isinstance(answer, Exception):
+            raise answer
         if isinstance(answer, Refusal):
             raise RefusedError(
                 f"code {answer.code}",

@@ -121,6 +121,52 @@ DELETE FROM flagging.blacklist_instance
 WHERE instance_id = ANY(%(instances)s::bigint[])
 RETURNING to_jsonb(blacklist_instance.*);
 
+-- name: find_changes
+-- Primary key, or a scan of a small table: changes that were not taken back. By run and by time only
+-- those of the rules; the newest of each player first.
+SELECT c.id, c.membership_id
+FROM streaming.cheat_level_change AS c
+WHERE (
+        c.id = ANY(%(changes)s::bigint[])
+        OR (
+            c.actor = 'nemesis'
+            AND (
+                c.evidence ->> 'run' = %(run)s
+                OR (
+                    %(by_time)s
+                    AND (%(since)s::timestamptz IS NULL OR c.changed_at >= %(since)s)
+                    AND (%(until)s::timestamptz IS NULL OR c.changed_at < %(until)s)
+                )
+            )
+        )
+    )
+    AND NOT EXISTS (
+        SELECT FROM streaming.cheat_level_change AS later
+        WHERE later.membership_id = c.membership_id AND later.id > c.id
+          AND later.evidence ->> 'taken_back' = c.id::text
+    )
+ORDER BY c.membership_id, c.id DESC;
+
+-- name: find_cascaded
+-- Index blacklist_instance_player_membership_id_idx. Raids that the cascade excluded because of this
+-- player and nobody else.
+SELECT b.instance_id
+FROM flagging.blacklist_instance AS b
+JOIN flagging.blacklist_instance_player AS own USING (instance_id)
+WHERE own.membership_id = %(player)s AND b.report_source = 'BlacklistedPlayerCascade'
+  AND NOT EXISTS (
+      SELECT FROM flagging.blacklist_instance_player AS other
+      WHERE other.instance_id = b.instance_id AND other.membership_id <> %(player)s
+  );
+
+-- name: clear_cascaded_player
+-- The same index. Names in what rules wrote; those that people wrote stay.
+DELETE FROM flagging.blacklist_instance_player AS own
+USING flagging.blacklist_instance AS b
+WHERE own.membership_id = %(player)s AND b.instance_id = own.instance_id
+  AND b.report_source IN ('CheatCheck', 'BlacklistedPlayerCascade')
+RETURNING to_jsonb(own.*);
+
 -- name: forget_factors
 -- Primary key.
 DELETE FROM streaming.account_factor_cache WHERE membership_id = %(player)s;

@@ -1,0 +1,126 @@
+"""Levels, flags and blacklist in numbers, as people look at them once a day."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, NamedTuple
+
+from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extras import RealDictCursor
+
+from raidhub_dagster.cheat_detection.blacklist import count_blacklist
+from raidhub_dagster.cheat_detection.levels import count_levels
+from raidhub_dagster.cheat_detection.notices import LEVEL_NAMES
+from raidhub_dagster.cheat_detection.parameters import Parameters
+from raidhub_dagster.monitoring.markdown import Report
+from raidhub_dagster.storage.queries import load
+
+_SQL = load("postgres", "nemesis")
+_CHANGES = 20
+
+# Bits of a flag's mask that are no activity.
+REASONS = {
+    0: "Manual",
+    45: "Generic",
+    46: "RestrictedPGCR",
+    47: "HeavyAmmoKills",
+    48: "FastLowmanCheckpoint",
+    49: "UnlikelyLowman",
+    50: "KillsShare",
+    51: "TimeDilation",
+    52: "FirstClear",
+    53: "Solo",
+    54: "TotalInstanceKills",
+    55: "TwoPlusCheaters",
+    56: "PlayerTotalKills",
+    57: "WeaponDiversity",
+    58: "SuperKills",
+    59: "GrenadeKills",
+    60: "TooFast",
+    61: "TooFewPlayersCheckpoint",
+    62: "TooFewPlayersFresh",
+}
+
+Row = Mapping[str, object]
+
+
+class Day(NamedTuple):
+    """Raids flagged and blacklisted, and players whose level rose, on one day (UTC)."""
+
+    day: date
+    flagged: int
+    blacklisted: int
+    raised: int
+
+
+@dataclass(frozen=True)
+class CheatReport:
+    """Raids, reasons and the trend are those of the last `days`; the rest is as it is now."""
+
+    days: int
+    levels: dict[int, int]
+    blacklisted: dict[str, int]
+    raids: list[Row]
+    reasons: list[Row]
+    trend: list[Day]  # the oldest first
+    changes: list[Row]  # of levels, the newest first
+
+    def markdown(self) -> str:
+        return Report(
+            f"Cheat detection, the last {self.days} days",
+            {
+                "players_with_a_level": sum(self.levels.values()),
+                "raids_blacklisted": sum(self.blacklisted.values()),
+                "flagged": sum(day.flagged for day in self.trend),
+            },
+            {
+                "Players by level": [
+                    {"level": level, "name": LEVEL_NAMES[level], "players": players}
+                    for level, players in sorted(self.levels.items())
+                ],
+                "Blacklisted raids by who reported them": [
+                    {"source": source, "raids": raids}
+                    for source, raids in sorted(self.blacklisted.items())
+                ],
+                "By raid": self.raids,
+                "By reason": self.reasons,
+                "Newest changes of levels": self.changes,
+                "By day": [day._asdict() for day in reversed(self.trend)],
+            },
+        ).markdown()
+
+
+def read_report(connection: Connection, parameters: Parameters, *, days: int) -> CheatReport:
+    """Reads all of it; each part in a transaction of its own, so that none holds up the others."""
+    values = {
+        "days": days,
+        "likely": f"{parameters.blacklist.flagged.probability}",
+        "bits": sorted(REASONS),
+        "limit": _CHANGES,
+    }
+    return CheatReport(
+        days=days,
+        levels=count_levels(connection),
+        blacklisted=count_blacklist(connection),
+        raids=_rows(connection, "report_raids", values),
+        reasons=[
+            {"reason": REASONS[bit], "raids": raids, "players": players}
+            for bit, raids, players in _tuples(connection, "report_reasons", values)
+        ],
+        trend=[Day(*row) for row in _tuples(connection, "report_trend", values)],
+        changes=_rows(connection, "report_changes", values),
+    )
+
+
+def _rows(connection: Connection, query: str, values: Mapping[str, object]) -> list[Row]:
+    with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute(_SQL[query], values)
+        return [dict(row) for row in cursor]
+
+
+def _tuples(
+    connection: Connection, query: str, values: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(_SQL[query], values)
+        return cursor.fetchall()
