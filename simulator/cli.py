@@ -111,6 +111,13 @@ from simulator.world import FIRST_ID, WorldConfig
     type=click.FloatRange(0, 1),
     help="Of raids: an activity that the definitions lack.  [default: 0.002; 0 when calm]",
 )
+@click.option(
+    "--cheaters",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 0.4),
+    help="Of raids: somebody cheats; as many again only look like it.",
+)
 @click.option("--calm", is_flag=True, help="Nothing goes wrong and nothing takes time.")
 @click.option(
     "--fault",
@@ -153,6 +160,7 @@ def simulate(
     contest_share: float,
     odd_share: float,
     unknown_share: float | None,
+    cheaters: float,
     calm: bool,
     fault_settings: tuple[str, ...],
     keys: tuple[str, ...],
@@ -179,6 +187,7 @@ def simulate(
         contest_share=contest_share,
         odd_share=odd_share,
         unknown_share=unknown_share,
+        cheaters=cheaters,
     )
     if state is not None:
         world = _remembered(state, world, keep_epoch=epoch is None)

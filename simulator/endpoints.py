@@ -177,15 +177,16 @@ class Platform:
         return answers.success(response)
 
     def _profile(self, player: Player, characters: dict[str, Any]) -> dict[str, Any]:
+        account = self._world.account(player.number)
         return {
             "userInfo": user_info(player),
             "dateLastPlayed": max(c["dateLastPlayed"] for c in characters.values()),
-            "versionsOwned": (1 << 13) - 1 if player.number % 3 else 255,
+            "versionsOwned": account.versions_owned,
             "characterIds": list(characters),
-            "seasonHashes": [3612906877, 2007338097],
+            "seasonHashes": [3612906877, 2007338097][: account.seasons],
             "currentSeasonHash": 2007338097,
-            "currentGuardianRank": player.number % 11 + 1,
-            "lifetimeHighestGuardianRank": 11,
+            "currentGuardianRank": account.rank,
+            "lifetimeHighestGuardianRank": account.lifetime_rank,
         }
 
     def _characters(self, player: Player) -> dict[str, Any]:
@@ -215,7 +216,7 @@ class Platform:
                 "baseCharacterLevel": 50,
                 "percentToNextLevel": 0.0,
             }
-            for number in range(3)
+            for number in range(self._world.account(player.number).characters)
             for emblem in (self._world.emblem_of(player.number, number),)
         }
 
@@ -293,7 +294,8 @@ class Platform:
         if isinstance(player, Answer):
             return player
         empty: dict[str, Any] = {"results": {}, "merged": {}}
-        kept = 4 if player.number % 10 == 0 else 3  # the fourth was deleted
+        present = self._world.account(player.number).characters
+        kept = present + (player.number % 10 == 0)  # one was deleted
         return answers.success(
             {
                 "mergedDeletedCharacters": empty,
@@ -301,7 +303,7 @@ class Platform:
                 "characters": [
                     {
                         "characterId": str(self._world.character_id(player.number, number)),
-                        "deleted": number == 3,
+                        "deleted": number == present,
                         **empty,
                     }
                     for number in range(kept)

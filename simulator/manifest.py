@@ -15,6 +15,7 @@ from simulator.world import CLASSES, EMPTY_FEAT, FEATS, World
 _RAID_TYPE = 2043403989
 _TIERS, _SKULLS = 1_369_000_001, 1_444_000_001  # the collections that raids point to
 _AMMO = {1498876634: 1, 2465295065: 2, 953998645: 3}  # slot -> usual ammunition
+_HEAVY = 3
 _ELEMENTS = (1, 2, 3, 4, 6, 7)
 _SUBTYPES = (6, 7, 8, 9, 10, 11, 12, 13, 14, 17, 18, 22, 23, 24, 25, 31, 33)
 _FIRST, _SECOND = (
@@ -253,6 +254,12 @@ def weapon(number: int, item_hash: int) -> dict[str, Any]:
         "equippingBlock": {"ammoType": _AMMO[slot], "equipmentSlotTypeHash": slot},
         "inventory": {"tierTypeName": "Exotic" if luck >> 20 & 3 == 0 else "Legendary"},
     }
+
+
+def is_heavy(number: int, item_hash: int) -> bool:
+    """Whether the weapon takes heavy ammunition."""
+    found: bool = weapon(number, item_hash)["equippingBlock"]["ammoType"] == _HEAVY
+    return found
 
 
 def _strange(item: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from prometheus_client import Counter as Metric
 
 from simulator import answers, definitions, replay
 from simulator.answers import Answer
+from simulator.conduct import make_world
 from simulator.endpoints import SYSTEMS, Platform
 from simulator.faults import (
     Accidents,
@@ -35,7 +36,7 @@ from simulator.manifest import Manifest
 from simulator.publication import Publication, Schedule
 from simulator.reports import Reports
 from simulator.truth import Truth
-from simulator.world import World, WorldConfig
+from simulator.world import WorldConfig
 
 _PLATFORM = "/Platform/"
 _REPORT = "/Platform/Destiny2/Stats/PostGameCarnageReport/"
@@ -74,7 +75,7 @@ class Simulator:
 
     def __init__(self, config: Config, clock: Callable[[], float], rng: Random) -> None:
         self.config, self._clock = config, clock
-        self.world = World(definitions.load(config.definitions_folder), config.world)
+        self.world = make_world(definitions.load(config.definitions_folder), config.world)
         self.publication = Publication(config.schedule, clock, config.head)
         self.fates = Fates(self.world, self.publication, config.faults)
         self.replayed = replay.load(config.replay_folder) if config.replay_folder else {}

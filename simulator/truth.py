@@ -88,6 +88,7 @@ def facts(run: Run, version: Version | None) -> Facts:
         "flawless": beginning if completed and deathless else False,
         "player_count": len(players),
         "skull_hashes": list(dict.fromkeys(skull for skull in run.skulls if skull)),
+        "conduct": run.conduct or None,
         "players": players,
     }
 
@@ -102,6 +103,7 @@ def _player_facts(run: Run, membership_id: int, entries: list[Entry]) -> Facts:
         # The reason is the run's: what the first entry says holds for all.
         "completed": run.entries[0].reason == 0 and any(e.completed == 1 for e in entries),
         "time_played_seconds": seconds_together(entries, run.duration),
+        "cheats": membership_id in run.cheating,
         "characters": [_character_facts(run, *item) for item in sorted(by_character.items())],
     }
 
@@ -220,8 +222,10 @@ class Truth:
             for activity in self.definitions.activities.values()
             if activity.is_raid and not activity.is_sunset
         ]
+        player = self._world.player_of(membership_id)
         return {
             "membership_id": membership_id,
+            "cheater": self._world.style_of(player.number) if player else None,
             **{
                 total: sum(mine[total] for mine in activities.values())
                 for total in ("clears", "fresh_clears", "sherpas", "total_time_played_seconds")

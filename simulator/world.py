@@ -94,6 +94,19 @@ class Run(Struct, gc=False):
     team_score: int
     skulls: list[int]
     entries: list[Entry]
+    conduct: str = ""  # what is unfair about it, or unusual and fair; names in `conduct.py`
+    cheating: tuple[int, ...] = ()  # membership ids
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a profile tells of an account beside its name."""
+
+    characters: int  # 1..3
+    versions_owned: int  # a bit a release, from the base game on
+    seasons: int  # passes bought
+    rank: int  # guardian rank now
+    lifetime_rank: int
 
 
 @dataclass(frozen=True)
@@ -136,10 +149,14 @@ class WorldConfig:
     contest_share: float = 0.4  # of these: played inside a contest or race window
     odd_share: float = 1.0  # scales the rare shapes; 0 gives ordinary raids only
     unknown_share: float = 0.0  # of raids: a hash that no definition knows
+    cheaters: float = 0.0  # of raids: somebody cheats; above 0 honest runs are near real ones too
 
 
 class World:
-    """Reads of the world; safe to call from several threads."""
+    """Reads of the world; safe to call from several threads.
+
+    Made by `conduct.make_world`: this one has no cheaters, whatever `config.cheaters` says.
+    """
 
     def __init__(self, definitions: Definitions, config: WorldConfig) -> None:
         self.definitions, self.config = definitions, config
@@ -213,6 +230,19 @@ class World:
         number, rest = divmod(membership_id - MEMBERSHIP_BASE, MEMBERSHIP_STEP)
         return self.player(number) if rest == 0 and 0 <= number < self.config.players else None
 
+    def account(self, number: int) -> Account:
+        return Account(
+            characters=3,
+            versions_owned=(1 << 13) - 1 if number % 3 else 255,
+            seasons=2,
+            rank=number % 11 + 1,
+            lifetime_rank=11,
+        )
+
+    def style_of(self, _number: int) -> str | None:
+        """How a player of the population cheats; None for the honest."""
+        return None
+
     def character_id(self, player: int, character: int) -> int:
         return CHARACTER_BASE + player * 8 + character
 
@@ -277,10 +307,14 @@ class World:
     def run(self, instance_id: int) -> Run:
         """The raid of an id for which `is_raid` holds; costs about 0.1 ms."""
         rng = Random(self.luck(instance_id))  # noqa: S311  repeatable, not secret
+        return self._play(rng, instance_id, *self._occasion(rng, instance_id))
+
+    def _occasion(self, rng: Random, instance_id: int) -> tuple[Version, int, int | None]:
+        """What is played, when it ends, and how long it is when it is a contest."""
         uniform = rng.random
         if not self._old or uniform() >= self.config.historic_share:
             version = self._now[bisect_right(self._now_sums, uniform() * self._now_sums[-1])]
-            return self._play(rng, instance_id, version, self.ended(instance_id), None)
+            return version, self.ended(instance_id), None
         if self._races and uniform() < self.config.contest_share:
             version = self._races[int(uniform() * len(self._races))]
             window = 2 * DAY
@@ -288,15 +322,13 @@ class World:
                 window = (version.activity.contest_end or version.release + DAY) - version.release
             duration = int(10_000 + uniform() * 40_000)
             period = version.release + int(60 + uniform() * (window - duration - 120))
-            return self._play(rng, instance_id, version, period + duration, duration)
+            return version, period + duration, duration
         version = self._old[bisect_right(self._old_sums, uniform() * self._old_sums[-1])]
         closes = self.closes(version.activity)
         if version.is_world_first and version.version_id != 1:
             closes = float(version.activity.contest_end or closes)
         span = max(closes - version.release - 12_000, 1.0)
-        return self._play(
-            rng, instance_id, version, version.release + 11_000 + int(uniform() * span), None
-        )
+        return version, version.release + 11_000 + int(uniform() * span), None
 
     def other(self, variant: int) -> Run:
         """An activity that nobody tracks; ids share a few dozen of them."""
@@ -451,10 +483,9 @@ class World:
             self._leave(leaver, cut, contest)
             number = leaver.player
             character = (leaver.character + 1) % 3
-            if rng.random() < 0.6:  # another player takes the place
-                number, character = int(rng.random() * self.config.players), 0
-                while any(e.player == number for e in entries):
-                    number = (number + 1) % self.config.players
+            is_full = len({e.player for e in entries}) >= self.config.players
+            if rng.random() < 0.6 and not is_full:  # another player takes the place
+                number, character = self._substitute(rng, entries), 0
             start = min(cut + 20, duration - 1)
             self._join(
                 rng,
@@ -488,6 +519,13 @@ class World:
             if any(e.player == lost.player for e in entries[:-1]):
                 return
             lost.membership_type = lost.class_hash = lost.emblem_hash = 0
+
+    def _substitute(self, rng: Random, entries: list[Entry]) -> int:
+        """A player who is not there yet; somebody has to be left."""
+        number = int(rng.random() * self.config.players)
+        while any(e.player == number for e in entries):
+            number = (number + 1) % self.config.players
+        return number
 
     def _leave(self, entry: Entry, cut: int, contest: bool) -> None:
         entry.played, entry.completed = (min(cut, SATURATED) if contest else cut), 0

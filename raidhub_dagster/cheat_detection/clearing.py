@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extras import Json, RealDictCursor
 
 from raidhub_dagster.errors import PermanentError

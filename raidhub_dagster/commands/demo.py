@@ -33,7 +33,7 @@ _SHOWN = (
 
 @click.command()
 @click.option(
-    "--raids", default=200, show_default=True, type=click.IntRange(1), help="Wait for so many."
+    "--raids", default=500, show_default=True, type=click.IntRange(1), help="Wait for so many."
 )
 @click.pass_context
 def demo(context: click.Context, raids: int) -> None:

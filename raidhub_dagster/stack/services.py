@@ -129,7 +129,9 @@ def _simulator(environment: Environment) -> Service:
     own = shlex.split(environment.settings.raidhub_simulator_args)
     # The state keeps the world over a restart: stored reports stay true.
     state = environment.home / "simulator" / "world.json"
-    command = _raidhub("simulate", "--port", str(port), "--state", str(state), *own)
+    # With cheaters, or levels and blacklist had nothing to show; a later flag of one's own wins.
+    flags = ("--port", str(port), "--state", str(state), "--cheaters", "0.15")
+    command = _raidhub("simulate", *flags, *own)
     return Service(Program("simulator", command, _health(port)), 2, {port: "RAIDHUB_PORT_BASE"})
 
 

@@ -145,7 +145,7 @@ def system(
     environment = {
         **{k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields},
         "RAIDHUB_PORT_BASE": str(free_base()),
-        "RAIDHUB_SIMULATOR_ARGS": simulator,
+        "RAIDHUB_SIMULATOR_ARGS": f"--cheaters 0 {simulator}",
         "RAIDHUB_ATLAS_ARGS": atlas or "",
         **variables,
     }

@@ -86,6 +86,7 @@ async def simulator(
         players=more.pop("players", 500),
         historic_share=more.pop("historic_share", 0.25),
         unknown_share=more.pop("unknown_share", 0.0),
+        cheaters=more.pop("cheaters", 0.0),
     )
     config = Config(
         world=world,
@@ -866,3 +867,58 @@ async def test_bodies_come_plain_to_who_takes_no_gzip() -> None:
             assert "Content-Encoding" not in answer.headers
     assert gzip.decompress(gzip.compress(plain)) == plain
     assert json.loads(plain)["ErrorCode"] == 1
+
+
+# --- cheaters -----------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_the_truth_tells_who_cheats_and_what_only_looks_like_it() -> None:
+    """What the platform found out is compared with it, run by run and player by player."""
+    async with simulator(cheaters=0.4, players=2000) as api:
+        raids = await api.lines("/truth/raids")
+        players = {p["membership_id"]: p["cheater"] for p in await api.lines("/truth/players")}
+    kinds = {raid["conduct"] for raid in raids}
+    assert {"lowman", "record", None} < kinds
+    caught = {
+        (p["membership_id"], raid["conduct"])
+        for raid in raids
+        for p in raid["players"]
+        if p["cheats"]
+    }
+    assert caught
+    assert all(players[who] == style for who, style in caught)
+    assert None in players.values()
+
+
+@pytest.mark.asyncio
+async def test_the_truth_of_a_world_without_cheaters_accuses_nobody() -> None:
+    async with simulator() as api:
+        raids = await api.lines("/truth/raids")
+        players = await api.lines("/truth/players")
+    assert {raid["conduct"] for raid in raids} == {None}
+    assert not any(p["cheats"] for raid in raids for p in raid["players"])
+    assert {p["cheater"] for p in players} == {None}
+
+
+@pytest.mark.asyncio
+async def test_the_profile_of_a_cheater_is_that_of_a_fresh_account() -> None:
+    """Levels weigh the account: one character, nothing bought, a low rank."""
+    async with simulator(cheaters=0.4, players=2000) as api:
+        players = await api.lines("/truth/players")
+        fresh = [p["membership_id"] for p in players if p["cheater"] == "fresh_account"]
+        for member in fresh:
+            profile: dict[str, Any] = {}
+            for kind in (1, 2, 3, 6):
+                path = f"/Platform/Destiny2/{kind}/Profile/{member}/"
+                _, body = await api.get(path, components="100,200")
+                profile = body.get("Response") or profile
+            data = profile["profile"].get("data")
+            if data is None:
+                continue  # private
+            assert (len(data["characterIds"]), data["versionsOwned"]) == (1, 1)
+            assert data["seasonHashes"] == []
+            assert data["lifetimeHighestGuardianRank"] < 5
+            if "data" in profile["characters"]:
+                assert list(profile["characters"]["data"]) == data["characterIds"]
+    assert fresh

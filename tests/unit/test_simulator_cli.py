@@ -78,6 +78,7 @@ def test_a_taken_port_is_one_line() -> None:
         (["--rate", "0"], 2, "--rate"),
         (["--start-id", "0"], 2, "--start-id"),
         (["--burst", "-1"], 2, "--burst"),
+        (["--cheaters", "0.5"], 2, "--cheaters"),
         (["--silence", "60", "--silence-every", "80"], 2, "--silence-every"),
         (["--state", "/dev/null/world.json"], 1, "/dev/null/world.json"),
     ],
@@ -156,6 +157,21 @@ def test_another_world_than_the_state_file_is_refused(tmp_path: Path) -> None:
         CliRunner().invoke(simulate, ["--state", path, "--port", port])
     result = CliRunner().invoke(simulate, ["--state", path, "--seed", "2"])
     assert (result.exit_code, "seed 1, asked for 2" in result.stderr) == (1, True)
+
+
+def test_a_world_from_before_there_were_cheaters_has_none(tmp_path: Path) -> None:
+    """An upgraded stack must not serve other reports under the ids that it has stored."""
+    path = tmp_path / "world.json"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        CliRunner().invoke(simulate, ["--state", str(path), "--port", port])
+        kept = json.loads(path.read_text())
+        del kept["cheaters"]
+        path.write_text(json.dumps(kept))
+        same = CliRunner().invoke(simulate, ["--state", str(path), "--port", port])
+    other = CliRunner().invoke(simulate, ["--state", str(path), "--cheaters", "0.1"])
+    assert "cannot listen" in same.stderr
+    assert (other.exit_code, "cheaters 0.0, asked for 0.1" in other.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

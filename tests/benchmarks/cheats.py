@@ -1,0 +1,421 @@
+"""How well the cheat rules tell cheaters from the innocent, on worlds that know who is which.
+
+`precision` and `recall` are of runs: one counts as flagged when its own chance or that of one of
+its players is at least 0.5; recall is over the styles of cheating that rules look for. `level_*`
+are of players at level 3 or above. `brier` and `calibration_error` (of ten bins) ask whether a
+chance of 0.7 is right seven times of ten. Tables go to stderr. The world and every account in it
+are a function of the seeds: those in TUNING_SEEDS are for whoever changes a rule or the world,
+figures are told of REPORTING_SEEDS only.
+
+`instances_per_second` are stored runs that two processes check against PostgreSQL, from the ids to
+the commit, and `rules_per_second` the rules alone in one process.
+"""
+
+import multiprocessing
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import NamedTuple
+
+import psutil
+from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
+
+from raidhub_dagster.cheat_detection.account import (
+    Counts,
+    Profile,
+    Record,
+    judge,
+    judge_account,
+)
+from raidhub_dagster.cheat_detection.flag_stats import class_of
+from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
+from raidhub_dagster.cheat_detection.reasons import ReasonBit
+from raidhub_dagster.cheat_detection.rules import check
+from raidhub_dagster.cheat_detection.verdict import Verdict
+from raidhub_dagster.pgcr.envelope import pack, stamped
+from raidhub_dagster.pgcr.model import Rejection
+from raidhub_dagster.pgcr.parse import parse
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.postgres import connect
+from raidhub_dagster.storage.store import Report, Store
+from raidhub_dagster.storage.young import Rechecks
+from simulator.conduct import FRESH_ACCOUNT, STYLES, JudgedWorld
+from simulator.reports import Reports
+from simulator.world import FIRST_ID
+from tests.benchmarks.machine import Figures, report
+from tests.benchmarks.store import server
+from tests.support.judged import GROWING_UNSEEN, NOW, Case, make_world, read_cases, with_norms
+
+TUNING_SEEDS = (101, 102)
+REPORTING_SEEDS = (9001, 9002, 9003)
+RUNS = 8_000  # of each seed
+STORED, WORKERS = 12_000, 2  # runs that are checked in PostgreSQL, by so many processes
+FLAGGED = 0.5
+LEVEL = 3
+COVERED = tuple(style for style in STYLES if style != FRESH_ACCOUNT)
+
+
+class Judged(NamedTuple):
+    seed: int
+    case: Case
+    verdict: Verdict
+
+    @property
+    def chance(self) -> float:
+        """The run's own, or that of its most suspicious player."""
+        return max(self.verdict.probability, *(p.probability for p in self.verdict.players), 0.0)
+
+    @property
+    def is_flagged(self) -> bool:
+        return self.chance >= FLAGGED
+
+
+class Standing(NamedTuple):
+    """A player at the end: how they cheat (None: they do not), and their level."""
+
+    style: str | None
+    level: int
+    flags: int
+
+
+class Evaluation(NamedTuple):
+    judged: list[Judged]
+    players: list[Standing]  # who has a flag, and every cheater
+    rules_per_second: float
+
+
+def judge_worlds(parameters: Parameters, seeds: Sequence[int], runs: int) -> Evaluation:
+    """Every run of these worlds judged, then every player by what was flagged."""
+    worlds = {seed: make_world(seed) for seed in seeds}
+    cases = [(seed, case) for seed in seeds for case in read_cases(worlds[seed], runs)]
+    usual = with_norms(parameters, [case for _, case in cases])
+    began = time.perf_counter()
+    verdicts = [check(parameters, case.facts) for case in usual]
+    seconds = time.perf_counter() - began
+    judged = [
+        Judged(seed, case, verdict)
+        for (seed, _), case, verdict in zip(cases, usual, verdicts, strict=True)
+    ]
+    players = [
+        standing
+        for seed, world in worlds.items()
+        for standing in judge_players(parameters, world, [j for j in judged if j.seed == seed])
+    ]
+    return Evaluation(judged, players, len(verdicts) / seconds)
+
+
+# --- players ------------------------------------------------------------------------------------
+
+
+def judge_players(
+    parameters: Parameters, world: JudgedWorld, judged: Sequence[Judged]
+) -> list[Standing]:
+    """Levels as the batch job would give them when every profile can be read.
+
+    Nobody's history is older than the world, so that most accounts count as young: harder on the
+    honest than the real game.
+    """
+    flags: dict[int, list[tuple[str, bool]]] = defaultdict(list)  # class, rests on generic rules
+    runs: dict[int, list[Case]] = defaultdict(list)
+    for each in judged:
+        verdict = each.verdict
+        for player in verdict.players:
+            runs[player.membership_id].append(each.case)
+            if player.probability > parameters.thresholds.player_store:
+                name = class_of(parameters.classes, player.probability, verdict.probability)
+                masks = player.bitmask | verdict.bitmask
+                is_generic = bool(masks >> ReasonBit.GENERIC & 1)
+                flags[player.membership_id].append((name, is_generic))
+    cheaters = {world.player(world.cheater(i)).membership_id for i in range(world.cheaters)}
+    return [
+        _stand(parameters, world, who, flags.get(who, []), runs.get(who, []))
+        for who in sorted(flags.keys() | cheaters)
+    ]
+
+
+def _stand(
+    parameters: Parameters,
+    world: JudgedWorld,
+    membership_id: int,
+    flags: Sequence[tuple[str, bool]],
+    runs: Sequence[Case],
+) -> Standing:
+    player = world.player_of(membership_id)
+    if player is None:
+        raise LookupError(f"{membership_id} is not of this world")
+    account = world.account(player.number)
+    done = [case.facts for case in runs if case.facts.completed]
+    recent = [f for f in done if (NOW - f.date_started).days < parameters.account.window_days]
+    record = Record(
+        membership_id=membership_id,
+        membership_type=player.membership_type,
+        name="",
+        first_seen=min((case.facts.date_started for case in runs), default=NOW),
+        last_seen=max((case.facts.date_completed for case in runs), default=NOW),
+        clears=sum(
+            p.completed for f in done for p in f.players if p.membership_id == membership_id
+        ),
+        is_private=player.is_private,
+        was_crawled=True,
+        cheat_level=0,
+        completed=len(recent),
+        lowman=sum(
+            f.player_count <= parameters.account.star_clears.lowman_max_players for f in recent
+        ),
+        flawless=sum(f.flawless is True for f in recent),
+        solo=sum(f.player_count == 1 for f in recent),
+    )
+    profile = Profile(
+        membership_types=player.applicable,
+        characters=account.characters,
+        versions_owned=account.versions_owned,
+        seasons=account.seasons,
+        current_rank=account.rank,
+        highest_rank=account.lifetime_rank,
+    )
+    chance = judge_account(parameters.account, record, profile, NOW).chance
+    sure = [name for name, is_generic in flags if not is_generic]
+    level = judge(parameters, _count(name for name, _ in flags), _count(sure), chance).level
+    return Standing(world.style_of(player.number), level, len(flags))
+
+
+def _count(names: Iterable[str]) -> Counts:
+    found = list(names)
+    return Counts(*(found.count(name) for name in "abcd"))
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def figures(evaluation: Evaluation) -> Figures:
+    judged = evaluation.judged
+    flagged = [j for j in judged if j.is_flagged]
+    covered = [j for j in judged if j.case.conduct in COVERED]
+    blamed = [
+        p.membership_id in j.case.cheating
+        for j in judged
+        for p in j.verdict.players
+        if p.probability >= FLAGGED
+    ]
+    innocent = [
+        j.chance
+        for j in judged
+        if not j.case.is_cheated and j.case.conduct not in ("", GROWING_UNSEEN)
+    ]
+    ordinary = [j.chance for j in judged if not j.case.conduct]
+    raised = [p for p in evaluation.players if p.level >= LEVEL]
+    cheaters = [p for p in evaluation.players if p.style in COVERED]
+    return {
+        "precision": _share(j.case.is_cheated for j in flagged),
+        "recall": _share(j.is_flagged for j in covered),
+        "innocent_max": max(innocent, default=0.0),
+        "ordinary_max": max(ordinary, default=0.0),
+        "brier": _brier(judged),
+        "calibration_error": _calibration_error(judged),
+        "blamed_precision": _share(blamed),
+        "level_precision": _share(p.style is not None for p in raised),
+        "level_recall": _share(p.level >= LEVEL for p in cheaters),
+        "rules_per_second": evaluation.rules_per_second,
+    }
+
+
+def _share(held: Iterable[bool]) -> float:
+    """Of all; 1 of none, because nothing was wrong."""
+    found = list(held)
+    return sum(found) / len(found) if found else 1.0
+
+
+def _brier(judged: Sequence[Judged]) -> float:
+    """Mean squared distance of the chances from what was true; 0 is perfect."""
+    if not judged:
+        return 0.0
+    return sum((j.chance - j.case.is_cheated) ** 2 for j in judged) / len(judged)
+
+
+def _bins(judged: Sequence[Judged]) -> list[list[Judged]]:
+    bins: list[list[Judged]] = [[] for _ in range(10)]
+    for j in judged:
+        bins[min(int(j.chance * 10), 9)].append(j)
+    return bins
+
+
+def _calibration_error(judged: Sequence[Judged]) -> float:
+    """Mean distance of a bin's chances from its share of cheats, weighed by its runs."""
+    error = sum(
+        abs(sum(j.chance for j in found) - sum(j.case.is_cheated for j in found))
+        for found in _bins(judged)
+    )
+    return error / max(len(judged), 1)
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def tables(evaluation: Evaluation) -> str:
+    """What the figures are made of: styles, innocents, raids, bins and levels."""
+    judged = evaluation.judged
+    by_conduct: dict[str, list[Judged]] = defaultdict(list)
+    by_raid: dict[int, list[Judged]] = defaultdict(list)
+    for j in judged:
+        by_conduct[j.case.conduct].append(j)
+        by_raid[j.case.facts.activity_id].append(j)
+    return "\n\n".join(
+        (
+            _table(
+                ("style", "runs", "recall", "of runs", "of cheaters", "mean", "brier"),
+                [_style(style, by_conduct[style]) for style in STYLES],
+            ),
+            _table(
+                ("innocent", "runs", "above", "most of a run", "most of a player"),
+                [
+                    _innocent(kind or "ordinary", found)
+                    for kind, found in sorted(by_conduct.items())
+                    if kind not in STYLES
+                ],
+            ),
+            _table(
+                ("raid", "runs", "cheated", "precision", "recall", "brier"),
+                [_raid(found) for _, found in sorted(by_raid.items())],
+            ),
+            _table(
+                ("chance", "runs", "mean", "cheated"),
+                [_bin(place, found) for place, found in enumerate(_bins(judged)) if found],
+            ),
+            _table(
+                ("players", "all", *(f"level {level}" for level in range(5))),
+                [
+                    _levels(style or "honest, flagged", evaluation.players, style)
+                    for style in (*STYLES, None)
+                ],
+            ),
+        )
+    )
+
+
+Row = tuple[str | int | float, ...]
+
+
+def _style(style: str, judged: Sequence[Judged]) -> Row:
+    players = [
+        p.probability >= FLAGGED
+        for j in judged
+        for p in j.verdict.players
+        if p.membership_id in j.case.cheating
+    ]
+    return (
+        style,
+        len(judged),
+        _share(j.is_flagged for j in judged),
+        _share(j.verdict.probability >= FLAGGED for j in judged),
+        _share(players),
+        sum(j.chance for j in judged) / max(len(judged), 1),
+        _brier(judged),
+    )
+
+
+def _innocent(kind: str, judged: Sequence[Judged]) -> Row:
+    return (
+        kind,
+        len(judged),
+        sum(j.chance > FLAGGED for j in judged),
+        max(j.verdict.probability for j in judged),
+        max((p.probability for j in judged for p in j.verdict.players), default=0.0),
+    )
+
+
+def _raid(judged: Sequence[Judged]) -> Row:
+    covered = [j for j in judged if j.case.conduct in COVERED]
+    flagged = [j for j in judged if j.is_flagged]
+    return (
+        judged[0].case.facts.activity_name,
+        len(judged),
+        len(covered),
+        _share(j.case.is_cheated for j in flagged),
+        _share(j.is_flagged for j in covered),
+        _brier(judged),
+    )
+
+
+def _bin(place: int, judged: Sequence[Judged]) -> Row:
+    return (
+        f"{place / 10:.1f}-{(place + 1) / 10:.1f}",
+        len(judged),
+        sum(j.chance for j in judged) / len(judged),
+        _share(j.case.is_cheated for j in judged),
+    )
+
+
+def _levels(name: str, players: Sequence[Standing], style: str | None) -> Row:
+    mine = [p for p in players if p.style == style]
+    return (name, len(mine), *(sum(p.level == level for p in mine) for level in range(5)))
+
+
+def _table(head: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = [list(head)] + [
+        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+# --- throughput ---------------------------------------------------------------------------------
+
+
+def store_runs(settings: Settings, numbers: Sequence[int]) -> None:
+    """Stores runs of a world, by their place in it."""
+    world = make_world(TUNING_SEEDS[0])
+    reports = Reports(world)
+    with closing(connect(settings, "bench")) as connection:
+        store = Store(connection, rechecks=Rechecks.of(settings))
+        for start in range(0, len(numbers), BATCH):
+            found = []
+            for number in numbers[start : start + BATCH]:
+                text = reports.response(world.run(FIRST_ID + number)).encode()
+                instance = parse(text, now=NOW)
+                assert not isinstance(instance, Rejection), instance
+                found.append(Report(instance, stamped(pack(text), NOW)))
+            store.store(found, source="bench")
+
+
+def check_runs(settings: Settings, numbers: Sequence[int]) -> float:
+    """Checks stored runs as the topic does, a transaction a batch; MB of memory that stay."""
+    process, parameters = psutil.Process(), load_parameters()
+    warm = 0
+    with closing(connect(settings, "bench")) as connection:
+        for start in range(0, len(numbers), BATCH):
+            ids = [FIRST_ID + number for number in numbers[start : start + BATCH]]
+            with connection:
+                outcomes = check_batch(connection, parameters, ids)
+            assert set(outcomes.values()) == {Outcome.CHECKED}, outcomes
+            if start <= len(numbers) // 3:
+                warm = process.memory_info().rss
+    return (process.memory_info().rss - warm) / 2**20
+
+
+def throughput(runs: int = STORED) -> Figures:
+    """Every run is new to the version, one of seven is cheated."""
+    with server() as settings, multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        parts = [(settings, range(part, runs, WORKERS)) for part in range(WORKERS)]
+        pool.starmap(store_runs, parts, chunksize=1)
+        began = time.perf_counter()
+        grown = pool.starmap(check_runs, parts, chunksize=1)
+        seconds = time.perf_counter() - began
+    return {"instances_per_second": runs / seconds, "grown_mb": max(grown)}
+
+
+def run() -> Figures:
+    evaluation = judge_worlds(load_parameters(), REPORTING_SEEDS, RUNS)
+    sys.stderr.write(tables(evaluation) + "\n\n")
+    return figures(evaluation) | throughput()
+
+
+if __name__ == "__main__":
+    report(run)
