@@ -20,7 +20,6 @@ from contextlib import closing
 from typing import NamedTuple
 
 import psutil
-from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
 
 from raidhub_dagster.cheat_detection.account import (
     Counts,
@@ -29,6 +28,7 @@ from raidhub_dagster.cheat_detection.account import (
     judge,
     judge_account,
 )
+from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
 from raidhub_dagster.cheat_detection.flag_stats import class_of
 from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
 from raidhub_dagster.cheat_detection.reasons import ReasonBit
