@@ -28,8 +28,8 @@ _WAITING = 100  # alerts that may wait for Discord; beyond it they stay in the l
 _TIMEOUT_S = 10.0
 _TRIES = 3
 _LONGEST_PAUSE_S = 30.0  # that Discord may ask for
-_FIELD_LENGTH = 1024  # Discord's limits
-_FIELDS = 25
+FIELD_LENGTH = 1024  # Discord's limits
+FIELDS = 25
 
 
 class Colour(IntEnum):
@@ -128,7 +128,7 @@ class Alerts:
 
     def _message(self, alert: Alert, held: int) -> dict[str, Any]:
         fields = [
-            {"name": name, "value": (str(value) or "-")[:_FIELD_LENGTH], "inline": True}
+            {"name": name, "value": (str(value) or "-")[:FIELD_LENGTH], "inline": True}
             for name, value in alert.fields.items()
         ]
         if held:
@@ -138,7 +138,7 @@ class Alerts:
                 {
                     "title": alert.title,
                     "color": int(alert.colour),
-                    "fields": fields[:_FIELDS],
+                    "fields": fields[:FIELDS],
                     "timestamp": self._now().isoformat(),
                     "footer": {"text": self._footer},
                 }

@@ -1,7 +1,7 @@
 """The relay: loops that take effects out of the outbox, each with connections of its own.
 
-Messages and ClickHouse rows leave in separate loops, so that neither waits when the other's
-server is away. A third one measures what is left, tidies up and tells people what takes too long.
+Messages, ClickHouse rows and webhooks leave in separate loops, so that none waits when another's
+server is away. A fourth one measures what is left, tidies up and tells people what takes too long.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,14 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.discord.alerts import Alert, Alerts, Colour
+from raidhub_dagster.discord.webhooks import Poster
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import metrics
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import attention, clickhouse, outbox
+from raidhub_dagster.storage import attention, clickhouse, outbox, webhooks
 from raidhub_dagster.storage.clickhouse_sender import prune_batches, send_pending
 from raidhub_dagster.storage.postgres import connected
 from streaming.hermes.loop import Loop, Step
@@ -49,6 +51,19 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads, alerts: Al
             finally:
                 client.close()
 
+    known, rate = webhooks.addresses(settings), load_parameters().webhooks
+
+    @contextmanager
+    def posts() -> Iterator[Step]:
+        with connected(settings, f"{_NAME}-webhooks") as connection, Poster() as poster:
+            yield lambda: webhooks.relay_webhook(
+                connection,
+                poster.post,
+                known,
+                seconds_between=rate.seconds_between,
+                burst=rate.burst,
+            )
+
     @contextmanager
     def upkeep() -> Iterator[Step]:
         with connected(settings, f"{_NAME}-upkeep") as connection:
@@ -63,6 +78,7 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads, alerts: Al
     return [
         Loop("relay_messages", messages, threads, idle_s=0.2),
         Loop("relay_clickhouse", rows, threads, idle_s=1.0),
+        Loop("relay_webhooks", posts, threads, idle_s=1.0),
         Loop("relay_upkeep", upkeep, threads, idle_s=15.0),
     ]
 

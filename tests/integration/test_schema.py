@@ -155,6 +155,7 @@ INDEXES = {
         "PK (membership_id)",
         "(lower(bungie_name) text_pattern_ops, _search_score DESC)",
         "(lower(display_name) text_pattern_ops, _search_score DESC)",
+        "(cheat_level, membership_id) WHERE (cheat_level > 0)",
     ],
     "core.instance": [
         "brin (date_completed timestamptz_minmax_multi_ops)"

@@ -15,6 +15,7 @@ class Hook:
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.got: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []  # one for each request
         self.arrived: list[float] = []  # by the monotonic clock, one for each of `got`
         self.requests = 0
         self.hold = threading.Event()
@@ -26,6 +27,7 @@ class Hook:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.hold.wait(10)
                 hook.requests += 1
+                hook.authorizations.append(self.headers["Authorization"])
                 status = hook.statuses.pop(0) if hook.statuses else 204
                 if status < 300:
                     hook.got.append(json.loads(body))

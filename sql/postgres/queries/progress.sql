@@ -102,7 +102,9 @@ FROM (
 ) AS gaps
 CROSS JOIN (
     SELECT count(*) AS unsent, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_s
-    FROM (SELECT created_at FROM streaming.outbox WHERE sent_at IS NULL ORDER BY kind, id LIMIT 100001) AS few
+    FROM (
+        SELECT created_at FROM streaming.outbox WHERE sent_at IS NULL AND kind <> 'webhook' ORDER BY kind, id LIMIT 100001
+    ) AS few
 ) AS outbox
 CROSS JOIN (
     SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_s

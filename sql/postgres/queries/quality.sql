@@ -192,7 +192,8 @@ LIMIT 5;
 -- Index outbox_unsent_idx; more than an hour in the outbox, or more than ten tries in vain.
 SELECT id, count(*) OVER ()
 FROM streaming.outbox
-WHERE sent_at IS NULL AND (created_at < now() - interval '1 hour' OR attempts > 10)
+WHERE sent_at IS NULL AND kind <> 'webhook'
+  AND (created_at < now() - interval '1 hour' OR attempts > 10)
 ORDER BY id
 LIMIT 5;
 
