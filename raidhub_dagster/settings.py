@@ -106,6 +106,8 @@ class Settings(BaseSettings):
 
     # True puts every topic on its contest number of workers; else the definitions tell when.
     is_contest_weekend: bool = False
+    # Version of the cheat rules; None: that of this release. Another one is for comparing.
+    cheat_version: Text | None = None
     # Younger than this is fresh enough: nobody asks the API again.
     player_fresh_h: float = Field(default=24.0, ge=0)
     clan_fresh_h: float = Field(default=3.0, ge=0)

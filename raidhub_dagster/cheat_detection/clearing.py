@@ -15,10 +15,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
-from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 from psycopg2.extras import Json, RealDictCursor
 
-from raidhub_dagster.cheat_detection.checker import load_checker
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.postgres import Rng, in_transaction
@@ -78,26 +76,24 @@ def clear_flags(
     bits: Sequence[int],
     since: datetime,
     *,
-    kept_version: str | None,
+    kept_version: str,
     dry_run: bool,
     sleep: Callable[[float], None] = time.sleep,
     rng: Rng = random,
 ) -> ClearedFlags:
     """Deletes flags with one of `bits`, set at `since` (aware) or later, by other rules than now.
 
-    `kept_version` stands for the rules of now, None for those of this release, or without any for
-    the version of the newest flag. Flags that people set stay. The ledger forgets those verdicts,
-    blacklists that only they gave go with them. In batches, each of them a transaction. Raises
-    PermanentError for bits that do not exist.
+    `kept_version` stands for the rules of now. Flags that people set stay. The ledger forgets those
+    verdicts, blacklists that only they gave go with them. In batches, each of them a transaction.
+    Raises PermanentError for bits that do not exist.
     """
     if not bits or not all(0 <= bit <= _HIGHEST_BIT for bit in bits):
         raise PermanentError(f"bits: {list(bits)} is no list of numbers from 0 to {_HIGHEST_BIT}")
     scope = {"since": since, "bitmap": sum(1 << bit for bit in set(bits))}
     with connection, connection.cursor() as cursor:
-        kept = kept_version or _current_version(cursor)
-        cursor.execute(_SQL["find_flags"], {**scope, "kept": [kept, MANUAL]})
+        cursor.execute(_SQL["find_flags"], {**scope, "kept": [kept_version, MANUAL]})
         verdicts = cursor.fetchall()
-    done = ClearedFlags(kept, Counter(version for _, version in verdicts))
+    done = ClearedFlags(kept_version, Counter(version for _, version in verdicts))
     named: set[int] = set()
     for start in range(0, len(verdicts), _VERDICTS_A_BATCH):
         ids, versions = zip(*verdicts[start : start + _VERDICTS_A_BATCH], strict=True)
@@ -176,14 +172,6 @@ def _run(
         return work(connection)
     finally:
         connection.rollback()
-
-
-def _current_version(cursor: Cursor) -> str:
-    if (checker := load_checker()) is not None:
-        return checker.version
-    cursor.execute(_SQL["newest_version"])
-    row = cursor.fetchone()
-    return row[0] if row else ""
 
 
 def _delete(batch: Mapping[str, object], connection: Connection) -> _Deleted:

@@ -6,6 +6,7 @@ Names are those of the files in `heuristics/`; what each does: docs/domain/cheat
 from collections.abc import Hashable, Mapping
 from datetime import datetime
 from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raidhub_dagster.errors import ConfigurationError
+from raidhub_dagster.settings import Settings
 
 FOLDER = Path(__file__).parent / "heuristics"
 DEFAULT_VERSION = "compat-2.2.0"
@@ -449,6 +451,11 @@ class Parameters(Part):
     blacklist: Blacklist
     webhooks: Webhooks
 
+    @cached_property
+    def digest(self) -> str:
+        """Changes with any number, also one that was changed without a new version."""
+        return sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+
     @model_validator(mode="after")
     def _bits_differ(self) -> Self:
         bits = [activity.bit for activity in self.activities.values()]
@@ -488,6 +495,19 @@ def load_parameters(version: str = DEFAULT_VERSION) -> Parameters:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise ConfigurationError(f"no version {version!r} of the cheat rules; there are {known}")
     return read_parameters(path)
+
+
+def current_parameters(settings: Settings) -> Parameters:
+    """The parameters in use: those of CHEAT_VERSION, else of this release.
+
+    Raises ConfigurationError, naming the variable, for a version that does not exist.
+    """
+    if settings.cheat_version is None:
+        return load_parameters()
+    try:
+        return load_parameters(settings.cheat_version)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"CHEAT_VERSION: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types

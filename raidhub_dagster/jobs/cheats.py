@@ -1,16 +1,123 @@
-"""Repairs of cheat verdicts: a rule that was wrong, a player who is innocent."""
+"""Work on cheat verdicts: checks again, and repairs of what a rule or a person got wrong."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from assets.cheat_checks import activity_norm, cheat_recheck
 from assets.tables import RETRY
-from raidhub_dagster.cheat_detection import clearing
+from raidhub_dagster.cheat_detection import clearing, recheck
+from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import RepairConfig, Report, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
+
+cheat_norms_job = dg.define_asset_job(
+    "cheat_norms_job",
+    description="What clears of activities without numbers of their own usually look like.",
+    selection=dg.AssetSelection.assets(activity_norm),
+    tags={"dagster/max_runtime": "3600"},
+    executor_def=dg.in_process_executor,
+)
+cheat_recheck_job = dg.define_asset_job(
+    "cheat_recheck_job",
+    description="Checks days of stored raids again and tells what that changes; writes only with "
+    "dry_run false.",
+    selection=dg.AssetSelection.assets(cheat_recheck),
+    tags={"dagster/max_runtime": "43200"},
+    executor_def=dg.in_process_executor,
+)
+
+
+class RecheckPlayerConfig(RepairConfig):
+    players: list[int] = Field(description="Membership ids whose raids are checked again.")
+    days: int = Field(
+        default=60, ge=0, description="Only raids of the last so many days; 0: all of them."
+    )
+
+
+class RecheckInstanceConfig(RepairConfig):
+    instances: list[int] = Field(description="Ids of the raids that are checked again.")
+
+
+class RecheckRaisedConfig(RepairConfig):
+    players: list[int] = Field(
+        description="Membership ids whose level rose; those below the level that asks for it, "
+        "whitelisted or long unseen are left out."
+    )
+
+
+@dg.op(
+    description="Checks the raids of players again, and tells which flags that sets or takes away.",
+    retry_policy=RETRY,
+)
+def recheck_player(
+    context: dg.OpExecutionContext, config: RecheckPlayerConfig, postgres: PostgresResource
+) -> None:
+    since = datetime.now(UTC) - timedelta(days=config.days) if config.days else None
+    with dagster_failures(), postgres.work("recheck_player") as connection:
+        parameters = current_parameters(postgres.open_settings())
+        ids = recheck.instances_of_players(connection, config.players, since)
+        done = recheck.recheck(connection, parameters, ids, dry_run=config.dry_run)
+        _tell_difference(context, f"Raids of {len(config.players)} players", done, config)
+
+
+@dg.op(
+    description="Checks raids again, and tells which flags that sets or takes away.",
+    retry_policy=RETRY,
+)
+def recheck_instance(
+    context: dg.OpExecutionContext, config: RecheckInstanceConfig, postgres: PostgresResource
+) -> None:
+    with dagster_failures(), postgres.work("recheck_instance") as connection:
+        parameters = current_parameters(postgres.open_settings())
+        done = recheck.recheck(connection, parameters, config.instances, dry_run=config.dry_run)
+        _tell_difference(context, "Raids", done, config)
+
+
+@dg.op(
+    description="Asks the queue for checks of recent raids of players whose level rose; raids that "
+    "these rules have judged are left out.",
+    retry_policy=RETRY,
+)
+def recheck_raised(
+    context: dg.OpExecutionContext, config: RecheckRaisedConfig, postgres: PostgresResource
+) -> None:
+    with dagster_failures(), postgres.work("recheck_raised") as connection:
+        parameters = current_parameters(postgres.open_settings())
+        queued = recheck.queue_recent(
+            connection, parameters, config.players, now=datetime.now(UTC), dry_run=config.dry_run
+        )
+    tell(
+        context,
+        Report(
+            "Recent raids of players whose level rose",
+            {"version": parameters.version, "players": len(config.players), "queued": queued},
+            is_preview=config.dry_run,
+        ),
+    )
+
+
+def _tell_difference(
+    context: dg.OpExecutionContext, title: str, done: recheck.Difference, config: RepairConfig
+) -> None:
+    tell(
+        context,
+        Report(
+            f"{title}, checked again",
+            done.facts(),
+            {
+                "By raid and reason": done.by_raid_and_reason(),
+                "Flags that come or go": done.examples(),
+                "Not stored": [{"instance": i} for i in done.missing[:50]],
+            },
+            is_preview=config.dry_run,
+        ),
+    )
+    done.refuse_failures()
 
 
 class ClearFlagsConfig(RepairConfig):
@@ -23,8 +130,8 @@ class ClearFlagsConfig(RepairConfig):
     )
     kept_version: str = Field(
         default="",
-        description="Version of the rules whose flags stay; empty: that of this release, or of the "
-        "newest flag. Flags of version `manual` stay in any case.",
+        description="Version of the rules whose flags stay; empty: the one in use. Flags of "
+        "version `manual` stay in any case.",
     )
 
 
@@ -55,7 +162,8 @@ def clear_flags(
             connection,
             config.bits,
             _time(config.since),
-            kept_version=config.kept_version or None,
+            kept_version=config.kept_version
+            or current_parameters(postgres.open_settings()).version,
             dry_run=config.dry_run,
         )
     tell(
@@ -63,7 +171,7 @@ def clear_flags(
         Report(
             "Flags cleared",
             {
-                "kept_version": done.kept_version or "none",
+                "kept_version": done.kept_version,
                 "verdicts": done.verdicts.total(),
                 "instance_flags": done.instance_flags,
                 "player_flags": done.player_flags,
@@ -140,4 +248,8 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-CHEAT_JOBS = [repair_job(clear_flags), repair_job(clear_player)]
+CHEAT_JOBS: list[Any] = [
+    cheat_norms_job,
+    cheat_recheck_job,
+    *map(repair_job, (clear_flags, clear_player, recheck_instance, recheck_player, recheck_raised)),
+]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import psycopg2
 
+from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.discord.alerts import Alerts
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.publisher import Publisher
@@ -33,9 +34,11 @@ _GRACE_S = 30.0
 def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: int | None) -> None:
     """Runs until SIGTERM or SIGINT, then drains. Raises TransientError when a thread crashed.
 
-    `names` are of NAMES; `slots` and `batch` replace the numbers of each topic.
+    `names` are of NAMES; `slots` and `batch` replace the numbers of each topic. Raises
+    ConfigurationError for a CHEAT_VERSION that does not exist, before anything is consumed.
     """
     logs.configure(settings.log_level, "hermes")
+    current_parameters(settings)
     chosen = set(names)
     topics = [
         replace(

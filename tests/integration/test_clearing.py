@@ -156,15 +156,6 @@ def test_players_who_keep_a_level_are_named(database: Database) -> None:
     ]
 
 
-def test_without_a_version_the_newest_flags_rules_are_todays(database: Database) -> None:
-    flag(database, SOLO, CHEAT, 57, version=NEW, at=datetime(2026, 3, 9, tzinfo=UTC))
-    flag(database, DUO, CHEAT, 57)
-    flag(database, DUO, CHEAT, 57, version="manual", at=datetime(2026, 3, 10, tzinfo=UTC))
-    done = clear_flags(database, 57, kept_version=None)
-    assert done.kept_version == NEW
-    assert flags(database) == {(SOLO, CHEAT, NEW), (DUO, CHEAT, "manual")}
-
-
 @pytest.mark.parametrize("bits", [(), (63,), (-1, 5)])
 def test_bits_that_are_none_are_refused(database: Database, bits: tuple[int, ...]) -> None:
     """Bit 63 is the sign of the column: it would fail in the middle, or match everything."""

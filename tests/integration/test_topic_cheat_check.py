@@ -1,162 +1,291 @@
-"""Topic instance_cheat_check: the ledger around whatever checks."""
+"""Topic instance_cheat_check: batches, their flags and their ledger."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import psycopg2
 import pytest
-from psycopg2.extensions import connection as Connection  # noqa: N812
 
-from raidhub_dagster.cheat_detection.checker import Checker, Verdict, load_checker
-from raidhub_dagster.errors import PermanentError, TransientError
+from raidhub_dagster.cheat_detection import rules
+from raidhub_dagster.cheat_detection.facts import InstanceFacts
+from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
+from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Reason, Verdict
+from raidhub_dagster.errors import ConfigurationError, PermanentError
+from raidhub_dagster.pgcr.envelope import open_body
+from raidhub_dagster.pgcr.model import Instance, Weapon
 from raidhub_dagster.settings import Settings
-from streaming.hermes.topic import Delivery, Topic
-from streaming.hermes.topics import instance_cheat_check
-from streaming.hermes.topics.registry import TOPICS, topics
+from raidhub_dagster.storage.postgres import connected
+from streaming.hermes.process import run
+from streaming.hermes.topic import Delivery
+from streaming.hermes.topics.instance_cheat_check import TOPIC
 from tests.support import worlds
 from tests.support.queues import consuming, publish, ready, take, until
-from tests.support.topics import execute, outcome, outcomes, rows, small, store
+from tests.support.topics import execute, outcome, rows, small, store
 
+VERSION = load_parameters().version
 LEDGER = (
-    "SELECT instance_id, version, probability::float, bitmask, flagged_players"
-    " FROM streaming.cheat_check ORDER BY 1, 2"
+    "SELECT instance_id, version, probability::float, bitmask, flagged_players, skipped,"
+    " failed_rules FROM streaming.cheat_check ORDER BY 1, 2"
 )
-INSTANCE = worlds.clear(1, hours=1, players=[worlds.FIRST_PLAYER])
+EVERYTHING = {
+    "ledger": "SELECT * FROM streaming.cheat_check ORDER BY 1, 2",
+    "instances": "SELECT * FROM flagging.flag_instance ORDER BY 1, 2",
+    "players": "SELECT * FROM flagging.flag_instance_player ORDER BY 1, 2, 3",
+    "messages": "SELECT * FROM streaming.outbox WHERE kind = 'webhook' ORDER BY 1",
+}
+ANN, BEN = worlds.FIRST_PLAYER, worlds.FIRST_PLAYER + 1
+USED = (Weapon(5, 4, 1), Weapon(9, 3, 0))
+
+
+def armed(instance: Instance) -> Instance:
+    """With weapons, in everybody's hands."""
+    players = tuple(
+        msgspec.structs.replace(
+            player,
+            characters=tuple(msgspec.structs.replace(c, weapons=USED) for c in player.characters),
+        )
+        for player in instance.players
+    )
+    return msgspec.structs.replace(instance, players=players)
+
+
+INSTANCE = armed(worlds.clear(1, hours=1, players=[ANN]))
+DUO = armed(worlds.clear(2, hours=2, players=[ANN, BEN]))
 BODY = b"%d" % INSTANCE.instance_id
-_FLAGGED = Verdict(0.75, 1 << 62, 2)
 
 
-@dataclass
 class Rules:
     """Rules of a test: they find what they are told to and note what they were asked."""
 
-    version: str = "test-1"
-    verdict: Verdict = _FLAGGED
-    asked: list[int] = field(default_factory=list)
-    fails: list[Exception] = field(default_factory=list)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.probability = 0.75
+        self.players = 0.5
+        self.asked: list[int] = []
+        self.fails: dict[int, Exception] = {}
+        monkeypatch.setattr(rules, "check", self.check)
 
-    def check(self, connection: Connection, instance_id: int) -> Verdict | None:
-        self.asked.append(instance_id)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT FROM core.instance WHERE instance_id = %s", (instance_id,))
-            if cursor.rowcount == 0:
-                return None
-            cursor.execute(
-                "INSERT INTO flagging.flag_instance (instance_id, cheat_check_version,"
-                " cheat_check_bitmask, cheat_probability) VALUES (%s, %s, %s, %s)",
-                (instance_id, self.version, self.verdict.bitmask, self.verdict.probability),
-            )
-        if self.fails:
-            raise self.fails.pop()
-        return self.verdict
+    def check(self, parameters: Parameters, facts: InstanceFacts) -> Verdict:
+        self.asked.append(facts.instance_id)
+        if facts.instance_id in self.fails:
+            raise self.fails[facts.instance_id]
+        told = (Reason(62, self.probability, 'with "quotes", {braces} and a \\'),)
+        players = tuple(
+            PlayerVerdict(p.membership_id, self.players, 1 << 62, told) for p in facts.players
+        )
+        return Verdict(
+            *(facts.instance_id, parameters.version, self.probability, 1 << 62, told, players),
+            failed_rules=('speed: "x", {y}',),
+        )
 
 
-def topic(rules: Checker) -> Topic:
-    return instance_cheat_check.topic(rules)
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Rules:
+    return Rules(monkeypatch)
 
 
 @pytest.fixture
 def settings(
     postgres: dict[str, Any], rabbitmq: dict[str, Any], settings_for: Callable[..., Settings]
 ) -> Settings:
-    found = settings_for(postgres, rabbitmq)
-    store(found, INSTANCE)
+    found = settings_for(
+        postgres, rabbitmq, cheat_check_webhook_url="http://127.0.0.1:1/nobody-listens"
+    )
+    store(found, INSTANCE, DUO)
     return found
 
 
-def test_without_rules_nobody_takes_the_messages() -> None:
-    """They wait in their queue: consumed without a check, they would never be checked."""
-    assert load_checker() is None
-    assert "instance_cheat_check" not in TOPICS
-    with_rules = topics(Rules())
-    assert set(with_rules) - set(TOPICS) == {"instance_cheat_check"}
+def everything(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
+    return {name: rows(settings, statement) for name, statement in EVERYTHING.items()}
 
 
-@pytest.mark.parametrize("verdict", [_FLAGGED, Verdict(0.0, 0, 0)])
-def test_every_check_is_recorded_a_clean_one_too(settings: Settings, verdict: Verdict) -> None:
+def batch(settings: Settings, *bodies: bytes) -> list[Exception | None]:
+    """What one slot says to these messages as one batch."""
+    with closing(TOPIC.open(settings)) as handler:
+        return list(handler.handle([Delivery(body) for body in bodies]))
+
+
+@pytest.mark.parametrize(("probability", "flags"), [(0.75, 1), (0.05, 0), (0.0, 0)])
+def test_every_check_is_recorded_a_clean_one_too(
+    settings: Settings, judge: Rules, probability: float, flags: int
+) -> None:
     """Otherwise every run over the last weeks would check the clean ones again."""
-    rules = Rules(verdict=verdict)
-    assert outcomes(settings, topic(rules), [BODY, BODY]) == [None, None]
-    assert rules.asked == [INSTANCE.instance_id]
-    assert rows(settings, LEDGER) == [(INSTANCE.instance_id, "test-1", *verdict)]
+    judge.probability = judge.players = probability
+    assert batch(settings, BODY, BODY) == [None, None]
+    assert judge.asked == [INSTANCE.instance_id]
+    assert rows(settings, LEDGER) == [
+        (
+            *(INSTANCE.instance_id, VERSION, probability, 1 << 62, flags, None),
+            ['speed: "x", {y}'],
+        )
+    ]
+    found = rows(
+        settings,
+        "SELECT cheat_probability::float, cheat_check_bitmask, explanation"
+        " FROM flagging.flag_instance UNION ALL"
+        " SELECT cheat_probability, cheat_check_bitmask, explanation"
+        " FROM flagging.flag_instance_player",
+    )
+    assert found == [(probability, 1 << 62, 'with "quotes", {braces} and a \\')] * 2 * flags
 
 
-def test_a_new_version_checks_again(settings: Settings) -> None:
-    for version in ("test-1", "test-2"):
-        assert outcome(settings, topic(Rules(version)), BODY) is None
-    assert [row[1] for row in rows(settings, LEDGER)] == ["test-1", "test-2"]
+def test_what_a_version_has_seen_is_not_looked_at_again(settings: Settings, judge: Rules) -> None:
+    """A second delivery is the rule, not the exception."""
+    assert batch(settings, BODY) == [None]
+    before = everything(settings)
+    judge.probability = 0.0
+    assert batch(settings, BODY) == [None]
+    assert judge.asked == [INSTANCE.instance_id]
+    assert everything(settings) == before
+
+
+@pytest.mark.usefixtures("judge")
+def test_another_version_checks_again_beside_the_first(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outcome(settings, TOPIC, BODY) is None
+    other = load_parameters().model_copy(update={"version": "compat-9.9"})
+    monkeypatch.setattr(
+        "streaming.hermes.topics.instance_cheat_check.current_parameters", lambda _: other
+    )
+    assert outcome(settings, TOPIC, BODY) is None
+    assert [row[1] for row in rows(settings, LEDGER)] == [VERSION, "compat-9.9"]
+    versions = "SELECT cheat_check_version FROM flagging.flag_instance ORDER BY 1"
+    assert rows(settings, versions) == [(VERSION,), ("compat-9.9",)]
+
+
+def test_a_replaced_report_gets_the_flags_of_its_new_rows_only(
+    settings: Settings, judge: Rules
+) -> None:
+    """A missing player looked like a lowman; the flag must go with the mistake."""
+    bodies = [BODY, b"%d" % DUO.instance_id]
+    assert batch(settings, *bodies) == [None, None]
+    assert len(rows(settings, EVERYTHING["players"])) == 3
+    messages = rows(settings, EVERYTHING["messages"])
+    execute(settings, "DELETE FROM streaming.cheat_check")  # as the store does when it replaces
+    judge.probability, judge.players = 0.6, 0.0
+    assert batch(settings, *bodies) == [None, None]
+    found = "SELECT cheat_probability::float FROM flagging.flag_instance"
+    assert rows(settings, found) == [(0.6,), (0.6,)]
+    assert rows(settings, EVERYTHING["players"]) == []
+    assert rows(settings, EVERYTHING["messages"]) == messages  # once an instance and version
+    execute(settings, "DELETE FROM streaming.cheat_check")
+    judge.probability = 0.0
+    assert batch(settings, *bodies) == [None, None]
+    assert rows(settings, EVERYTHING["instances"]) == []
+    assert [row[2] for row in rows(settings, LEDGER)] == [0.0, 0.0]
+
+
+def test_the_same_verdict_again_leaves_every_row_as_it_is(settings: Settings, judge: Rules) -> None:
+    """Readers order by the time of the flag: a repeat must not look like news."""
+    assert batch(settings, BODY) == [None]
+    flags = {name: found for name, found in everything(settings).items() if name != "ledger"}
+    execute(settings, "DELETE FROM streaming.cheat_check")
+    assert batch(settings, BODY) == [None]
+    assert len(judge.asked) == 2
+    after = everything(settings)
+    assert {name: after[name] for name in flags} == flags
 
 
 def test_an_instance_that_is_not_stored_is_done_with_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert outcome(settings, topic(Rules()), b"5") is None
+        assert batch(settings, b"5", BODY) == [None, None]
     assert [r.__dict__["instance_id"] for r in caplog.records if "action" in r.__dict__] == [5]
-    assert rows(settings, LEDGER) == []
+    assert [row[0] for row in rows(settings, LEDGER)] == [INSTANCE.instance_id]
 
 
 @pytest.mark.parametrize("template", ["%d", '"%d"', '{"instanceId": "%d"}', '{"instanceId": %d}'])
 def test_every_shape_of_message_is_taken(settings: Settings, template: str) -> None:
     body = (template % INSTANCE.instance_id).encode()
-    assert outcome(settings, topic(Rules()), body) is None
+    assert outcome(settings, TOPIC, body) is None
     assert len(rows(settings, LEDGER)) == 1
 
 
 @pytest.mark.parametrize("bad", [b"", b"x", b"-1", b"{}"])
-def test_a_body_without_an_id_is_permanent(settings: Settings, bad: bytes) -> None:
-    assert isinstance(outcome(settings, topic(Rules()), bad), PermanentError)
-
-
-def test_a_check_that_fails_leaves_neither_flag_nor_record(settings: Settings) -> None:
-    """Flags and ledger are one transaction: the retry finds nothing half done."""
-    rules = Rules(fails=[TransientError("once")])
-    with closing(topic(rules).open(settings)) as handler:
-        (error,) = handler.handle([Delivery(BODY)])
-        assert isinstance(error, TransientError)
-        assert rows(settings, "SELECT count(*) FROM flagging.flag_instance") == [(0,)]
-        assert rows(settings, LEDGER) == []
-        assert list(handler.handle([Delivery(BODY)])) == [None]
+def test_a_body_without_an_id_is_permanent_and_alone(settings: Settings, bad: bytes) -> None:
+    wrong, fine = batch(settings, bad, BODY)
+    assert isinstance(wrong, PermanentError)
+    assert fine is None
     assert len(rows(settings, LEDGER)) == 1
 
 
+@pytest.mark.parametrize("impossible", [1.5, -0.1, float("nan"), None])
+def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(
+    settings: Settings, judge: Rules, impossible: float | None
+) -> None:
+    """It is parked by itself, with its id, and checked once the rule is mended."""
+    if impossible is None:
+        judge.fails[DUO.instance_id] = ZeroDivisionError("by whom")
+    else:
+        plain = judge.check
+
+        def check(parameters: Parameters, facts: InstanceFacts) -> Verdict:
+            verdict = plain(parameters, facts)
+            if facts.instance_id == DUO.instance_id:
+                verdict = verdict._replace(probability=impossible)
+            return verdict
+
+        rules.check = check
+    fine, wrong = batch(settings, BODY, b"%d" % DUO.instance_id)
+    assert fine is None
+    assert isinstance(wrong, PermanentError)
+    assert str(DUO.instance_id) in str(wrong)
+    assert [row[0] for row in rows(settings, LEDGER)] == [INSTANCE.instance_id]
+
+
+@pytest.mark.usefixtures("judge")
+def test_a_batch_that_postgresql_refuses_is_checked_one_by_one(settings: Settings) -> None:
+    """One row that no rule foresaw must not hold up fifty raids for ever."""
+    execute(
+        settings,
+        f"ALTER TABLE flagging.flag_instance ADD CHECK (instance_id <> {DUO.instance_id})",
+    )
+    fine, wrong = batch(settings, BODY, b"%d" % DUO.instance_id)
+    assert fine is None
+    assert isinstance(wrong, psycopg2.IntegrityError)
+    assert [row[0] for row in rows(settings, LEDGER)] == [INSTANCE.instance_id]
+    assert len(rows(settings, EVERYTHING["players"])) == 1  # nothing half done of the other
+
+
 def test_a_lost_connection_costs_only_the_try_that_met_it(settings: Settings) -> None:
-    rules = Rules()
-    with closing(topic(rules).open(settings)) as handler:
+    with closing(TOPIC.open(settings)) as handler:
         assert list(handler.handle([Delivery(b"5")])) == [None]
         execute(
             settings,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'hermes-topics' AND datname = current_database()",
         )
-        (error,) = handler.handle([Delivery(BODY)])
-        assert isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        with pytest.raises((psycopg2.OperationalError, psycopg2.InterfaceError)):
+            handler.handle([Delivery(BODY)])
         assert list(handler.handle([Delivery(BODY)])) == [None]
     assert len(rows(settings, LEDGER)) == 1
 
 
-def test_slots_that_check_the_same_instance_at_once_check_it_once(settings: Settings) -> None:
-    rules = Rules()
+def test_slots_that_check_the_same_instances_at_once_check_them_once(
+    settings: Settings, judge: Rules
+) -> None:
     found: list[Exception | None] = []
+    bodies = [BODY, b"%d" % DUO.instance_id]
     threads = [
-        threading.Thread(target=lambda: found.extend(outcomes(settings, topic(rules), [BODY] * 5)))
+        threading.Thread(target=lambda: found.extend(batch(settings, *bodies, *bodies[::-1])))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [None] * 20
-    assert rules.asked == [INSTANCE.instance_id]
+    assert found == [None] * 16
+    assert sorted(judge.asked) == [INSTANCE.instance_id, DUO.instance_id]
 
 
-def test_messages_go_through_park_and_are_retried(settings: Settings) -> None:
-    rules = Rules(fails=[TransientError("once")])
-    checks = small(topic(rules), 3)
+def test_messages_go_through_and_park(settings: Settings) -> None:
+    checks = small(TOPIC, TOPIC.workers_per_slot)
     publish(settings, checks, b"x", BODY)
     with consuming(settings, checks):
         until(lambda: len(rows(settings, LEDGER)) == 1)
@@ -164,4 +293,130 @@ def test_messages_go_through_park_and_are_retried(settings: Settings) -> None:
     parked = take(settings, "instance_cheat_check.parked")
     assert parked is not None
     assert (parked[1], parked[0]["reason"]) == (b"x", "poison")
-    assert len(rules.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("probability", "is_set", "told"), [(0.5, True, 1), (0.49, True, 0), (0.9, False, 0)]
+)
+def test_people_are_told_of_grave_verdicts_in_the_same_transaction(
+    settings: Settings, judge: Rules, probability: float, is_set: bool, told: int
+) -> None:
+    """Discord is away in these tests, and no verdict waits for it."""
+    if not is_set:
+        settings = settings.model_copy(update={"cheat_check_webhook_url": None})
+    judge.probability = probability
+    assert batch(settings, b"%d" % DUO.instance_id) == [None]
+    found = rows(
+        settings, "SELECT destination, key, body FROM streaming.outbox WHERE kind = 'webhook'"
+    )
+    assert [row[:2] for row in found] == [("cheat_check", DUO.instance_id)] * told
+    for *_, body in found:
+        (embed,) = json.loads(bytes(body))["embeds"]
+        assert embed["title"] == "Flagged Instance"
+        assert embed["footer"] == {"text": VERSION}
+        assert [field["name"] for field in embed["fields"]] == [
+            *("Instance", "Activity", "Probability"),
+            *(f"Player {who}" for who in (ANN, BEN)),
+        ]
+        assert embed["fields"][3]["value"].startswith("0.500: ")
+
+
+def test_a_version_that_does_not_exist_ends_the_process_at_its_start(settings: Settings) -> None:
+    """Else each message would fail by itself, for a typo in one setting."""
+    wrong = settings.model_copy(update={"cheat_version": "compat-0"})
+    with pytest.raises(ConfigurationError, match=r"CHEAT_VERSION.*compat-0.*there are .*compat-2"):
+        run(wrong, ["instance_cheat_check"], slots=1, batch=1)
+
+
+# --- Bad input, under the real rules ------------------------------------------------------------
+
+
+def broken(settings: Settings, statement: str) -> tuple[Any, ...]:
+    """The ledger's line of an instance after `statement`, checked in a batch with a sound one."""
+    execute(settings, statement)
+    assert batch(settings, BODY, b"%d" % DUO.instance_id) == [None, None]
+    (first, second) = rows(settings, LEDGER)
+    assert second[0] == DUO.instance_id
+    before = everything(settings)
+    execute(settings, "DELETE FROM streaming.cheat_check")
+    assert batch(settings, BODY, b"%d" % DUO.instance_id) == [None, None]
+    after = everything(settings)
+    assert {n: after[n] for n in after if n != "ledger"} == {
+        n: before[n] for n in before if n != "ledger"
+    }
+    return first
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE core.instance SET duration = 0",
+        "UPDATE core.instance_player SET time_played_seconds = 0",
+        "UPDATE core.instance SET skull_hashes = NULL, fresh = NULL, flawless = NULL",
+        "DELETE FROM extended.instance_character_weapon",
+        "UPDATE extended.instance_character_weapon SET weapon_hash = 4294967295 - weapon_hash % 9",
+        "TRUNCATE definitions.weapon_definition",
+        "UPDATE extended.instance_character SET kills = 2147483647, time_played_seconds = 32767",
+        "UPDATE definitions.activity_definition SET release_date = '2099-01-01'",
+        "UPDATE core.instance SET player_count = 0",
+    ],
+)
+def test_odd_rows_get_a_verdict(settings: Settings, statement: str) -> None:
+    """No batch crashes and no verdict is lost, whatever a report or a manifest lacks."""
+    instance_id, version, probability, *_ = broken(settings, statement)
+    assert (instance_id, version) == (INSTANCE.instance_id, VERSION)
+    assert 0 <= probability <= 1
+
+
+def test_an_activity_without_numbers_gets_a_verdict(settings: Settings) -> None:
+    """A new raid comes before its parameters do."""
+    execute(
+        settings,
+        "INSERT INTO definitions.activity_definition (id, name, path, release_date, splash_path)"
+        " VALUES (30, 'New', 'new', '2025-01-01', 'new');"
+        "UPDATE definitions.activity_version SET activity_id = 30"
+        " WHERE hash IN (SELECT hash FROM core.instance)",
+    )
+    assert batch(settings, BODY) == [None]
+    ((_, _, probability, bitmask, *_),) = rows(settings, LEDGER)
+    assert bitmask >> 30 & 1
+    assert 0 <= probability <= 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE core.instance SET player_count = player_count + 1",
+        "TRUNCATE extended.instance_character CASCADE",
+    ],
+)
+def test_a_report_that_may_grow_is_not_judged(settings: Settings, statement: str) -> None:
+    """A missing entry looks like a lowman; the replacement brings a new check."""
+    assert broken(settings, statement)[2:6] == (0.0, 0, 0, "unsettled")
+    assert rows(settings, EVERYTHING["instances"]) == []
+
+
+def test_a_kept_body_without_details_is_not_judged(settings: Settings) -> None:
+    """Rows alone cannot tell a report without `extended` from a raid without a kill."""
+    young = worlds.clear(3, hours=3, players=[BEN])
+    report = worlds.report_of(young)
+    plain = json.loads(open_body(report.body))
+    plain["entries"][0].pop("extended", None)
+    store(settings, young)
+    with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+        body = json.dumps(plain).encode()
+        cursor.execute(
+            "UPDATE raw.pgcr SET data = %s WHERE instance_id = %s", (body, young.instance_id)
+        )
+        cursor.execute(
+            "DELETE FROM extended.instance_character_weapon WHERE instance_id = %s",
+            (young.instance_id,),
+        )
+        cursor.execute(
+            "UPDATE extended.instance_character SET precision_kills = 0, super_kills = 0,"
+            " grenade_kills = 0, melee_kills = 0 WHERE instance_id = %s",
+            (young.instance_id,),
+        )
+    assert batch(settings, b"%d" % young.instance_id, BODY) == [None, None]
+    skipped = {row[0]: row[5] for row in rows(settings, LEDGER)}
+    assert skipped == {young.instance_id: "unsettled", INSTANCE.instance_id: None}

@@ -101,4 +101,5 @@ def test_killed_processes_lose_nothing(
         settings, "SELECT membership_id FROM core.player WHERE history_last_crawled IS NOT NULL"
     )
     assert {who for (who,) in walks} <= {p.membership_id for p in walked}
+    assert count(settings, "streaming.cheat_check") == len(raids)
     assert [ready(settings, f"{name}.parked") for name in TOPICS] == [0] * len(TOPICS)

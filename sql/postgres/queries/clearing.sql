@@ -1,13 +1,5 @@
 -- Taking back what cheat checks said: docs/repairs/README.md, "What clearing means".
 
--- name: newest_version
--- Index flag_instance_player_flagged_at_idx, backwards past rows that people set.
-SELECT cheat_check_version
-FROM flagging.flag_instance_player
-WHERE cheat_check_version <> 'manual'
-ORDER BY flagged_at DESC
-LIMIT 1;
-
 -- name: find_flags
 -- Indexes on flagged_at of both tables. One row an instance and version whose verdict has one of the
 -- bits, itself or about one of its players.
