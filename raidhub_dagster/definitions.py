@@ -8,6 +8,7 @@ import dagster as dg
 from assets import (
     analytics,
     archives,
+    cheat_checks,
     clans,
     core,
     crawl,
@@ -21,6 +22,7 @@ from assets import (
 )
 from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.cheat_checks import CHEAT_CHECK_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
@@ -54,6 +56,7 @@ from raidhub_dagster.resources import (
 )
 from raidhub_dagster.schedules import (
     ANALYTICS_SCHEDULES,
+    CHEAT_CHECK_SCHEDULES,
     CLAN_SCHEDULES,
     LEADERBOARD_SCHEDULES,
     MANIFEST_SCHEDULES,
@@ -65,6 +68,8 @@ from raidhub_dagster.schedules import (
 from raidhub_dagster.settings import Settings
 from sensors.archive_partitions import archive_partitions_sensor
 from sensors.automation import scores_automation_sensor
+from sensors.cheat_levels import cheat_levels_sensor
+from sensors.cheat_rules import cheat_rules_sensor
 from sensors.contest_weekend import contest_weekend_sensor
 from sensors.definitions_changed import definitions_changed_sensor
 from sensors.manifest_version import manifest_version_sensor
@@ -77,6 +82,7 @@ from sensors.stream_progress import stream_progress_sensor
 ASSET_MODULES = [
     analytics,
     archives,
+    cheat_checks,
     clans,
     core,
     crawl,
@@ -100,6 +106,7 @@ CHECKS = [
     *PLAYER_CHECKS,
     *ARCHIVE_CHECKS,
     *RECOVERY_CHECKS,
+    *CHEAT_CHECK_CHECKS,
 ]
 JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not exported
     *ANALYTICS_JOBS,
@@ -117,6 +124,7 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
 ]
 SCHEDULES = [
     *ANALYTICS_SCHEDULES,
+    *CHEAT_CHECK_SCHEDULES,
     *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
@@ -137,6 +145,8 @@ SENSORS = [
     stream_progress_sensor,
     archive_partitions_sensor,
     missed_backlog_sensor,
+    cheat_levels_sensor,
+    cheat_rules_sensor,
 ]
 RESOURCES = {
     "postgres": PostgresResource(),

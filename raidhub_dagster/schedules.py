@@ -19,6 +19,7 @@ from raidhub_dagster.jobs import (
     recovery,
     upkeep,
 )
+from raidhub_dagster.jobs.cheats import cheat_norms_job
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
@@ -218,6 +219,14 @@ PLAYER_SCHEDULES = [
         players_upkeep_job.name,
         "0 5 * * 0",
         "Sums of best times and search scores against what they follow from, Sundays at 05:00.",
+    ),
+]
+
+CHEAT_CHECK_SCHEDULES = [
+    schedule_for(
+        cheat_norms_job.name,
+        "20 4 * * *",
+        "What clears of activities without numbers usually look like, daily at 04:20.",
     ),
 ]
 

@@ -82,6 +82,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "reports": ["clickhouse/weapon_meta_trend", "clickhouse/weekly_raid_report"],
         "clans": ["postgres/clan_members", "postgres/clans", "postgres/top_players"],
         "players": ["postgres/search_score"],
+        "cheat_checks": ["postgres/activity_norm", "postgres/cheat_recheck"],
         "archives": ["archive/pgcr_archive", "postgres/reprocessed_pgcr"],
         "leaderboards": [f"postgres/{name}" for name in LEADERBOARDS],
         "manifest": [
@@ -110,6 +111,11 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "rebuild_clickhouse_day",
         "reports_weekly_job",
         "archives_job",
+        "cheat_norms_job",
+        "cheat_recheck_job",
+        "recheck_instance",
+        "recheck_player",
+        "recheck_raised",
         "clear_flags",
         "clear_player",
         "fix_sherpa_clears",
@@ -139,6 +145,7 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "analytics_daily_schedule",
         "analytics_relations_schedule",
         "reports_weekly_schedule",
+        "cheat_norms_schedule",
         "clans_schedule",
         "players_upkeep_schedule",
         "stale_players_schedule",
@@ -162,6 +169,8 @@ def test_definitions_are_the_ones_that_people_know() -> None:
         "definitions_changed_sensor",
         "stream_progress_sensor",
         "missed_backlog_sensor",
+        "cheat_levels_sensor",
+        "cheat_rules_sensor",
     }
 
 
