@@ -280,8 +280,13 @@ def test_slots_that_check_the_same_instances_at_once_check_them_once(
     assert sorted(judge.asked) == [INSTANCE.instance_id, DUO.instance_id]
 
 
-def test_messages_go_through_and_park(settings: Settings, rabbitmq: dict[str, Any]) -> None:
-    settings = settings.model_copy(update=rabbitmq)
+def test_messages_go_through_and_park(
+    settings: Settings,
+    postgres: dict[str, Any],
+    rabbitmq: dict[str, Any],
+    settings_for: Callable[..., Settings],
+) -> None:
+    settings = settings_for(postgres, rabbitmq)
     checks = small(TOPIC, TOPIC.workers_per_slot)
     publish(settings, checks, b"x", BODY)
     with consuming(settings, checks):
