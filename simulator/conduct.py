@@ -40,6 +40,7 @@ INNOCENTS = (
 
 _FAIR_SHARE = 0.25  # of a cheater's runs
 _HONEST_FOR_EACH, _LEAST_HONEST = 1000, 12  # players for a cheater; with fewer there are none
+_FRIENDS_SHARE = 0.4  # of a cheater's unfair runs
 _FASTEST_KILLS = 0.3  # a second, of an honest player
 _RECENT = 30 * DAY  # a fresh account has no older runs
 _LAST_WISH = 4
@@ -109,11 +110,17 @@ class JudgedWorld(HonestWorld):
     def _partner(self, number: int) -> int:
         return self.cheater(((number + 1) // self._stride - 1) ^ 1)
 
-    def _companions(self, rng: Random, size: int) -> list[int]:
-        """Clean players from anywhere, whoever looks for a group."""
+    def _companions(self, rng: Random, size: int, friend_of: int | None = None) -> list[int]:
+        """Clean players: whoever looks for a group, or those whom a cheater always takes along.
+
+        Friends are for large teams: two who go through the walls together every day are cheaters.
+        """
         chosen: list[int] = []
+        are_friends = rng.random() < _FRIENDS_SHARE
         while len(chosen) < size:
             number = int(rng.random() * self.config.players)
+            if friend_of is not None and are_friends and size > 3:
+                number = (friend_of + 1 + len(chosen)) % self.config.players
             if number not in chosen and not self.style_of(number):
                 chosen.append(number)
         return chosen
@@ -216,7 +223,7 @@ class JudgedWorld(HonestWorld):
             found,
             fresh=True,
             duration=duration,
-            players=[driver, *self._companions(rng, size - 1)],
+            players=[driver, *self._companions(rng, size - 1, driver)],
             kills=kills,
             conduct=style,
             cheating=1,
@@ -247,7 +254,7 @@ class JudgedWorld(HonestWorld):
             found,
             fresh=fresh,
             duration=duration,
-            players=[driver, *self._companions(rng, size - 1)],
+            players=[driver, *self._companions(rng, size - 1, driver)],
             kills=int(raid.usual[not fresh] * (0.6 + 0.4 * rng.random())),
             conduct=style,
             cheating=1,
@@ -280,7 +287,7 @@ class JudgedWorld(HonestWorld):
             found,
             fresh=fresh,
             duration=duration,
-            players=[*players, *self._companions(rng, 6 - len(players))],
+            players=[*players, *self._companions(rng, 6 - len(players), driver)],
             kills=total,
             conduct=style,
             cheating=len(players),

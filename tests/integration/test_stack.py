@@ -255,6 +255,25 @@ def test_whom_the_crawl_asks_follows_from_what_a_person_set(
     assert settings.pgcr_base == expected
 
 
+def test_the_world_of_a_stack_has_cheaters_unless_somebody_wants_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them the demo's levels, blacklist and report are empty; the later flag wins."""
+    monkeypatch.setenv("RAIDHUB_SIMULATOR_ARGS", "--cheaters 0 --rate 100")
+    environment = Environment(
+        Settings(
+            _env_file=None,
+            raidhub_home=tmp_path / ".raidhub",
+            raidhub_port_base=free_base(),
+        )
+    )
+    environment.write()
+    (found,) = (s.server for s in services(environment) if s.name == "simulator")
+    command = found.launch().command
+    shares = [command[n + 1] for n, word in enumerate(command) if word == "--cheaters"]
+    assert shares == ["0.15", "0"]
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Verdict
+from simulator.conduct import STYLES
 from tests.benchmarks import cheats
 from tests.benchmarks.cheats import (
     COVERED,
@@ -70,7 +71,7 @@ def test_what_is_tuned_is_not_what_is_reported() -> None:
 def judged(conduct: str, chance: float, *players: tuple[int, float]) -> Judged:
     """A run with `players` as (id, chance); the one with id 1 cheats when anybody does."""
     sample = evaluation().judged[0].case.facts
-    cheating = frozenset({1}) if conduct in cheats.STYLES else frozenset()
+    cheating = frozenset({1}) if conduct in STYLES else frozenset()
     verdict = Verdict(
         1, "v-1", chance, 0, (), tuple(PlayerVerdict(who, p, 0, ()) for who, p in players)
     )
@@ -132,6 +133,6 @@ def test_levels_below_three_accuse_nobody() -> None:
 
 def test_the_tables_name_every_style_raid_and_level() -> None:
     text = tables(evaluation())
-    assert all(style in text for style in cheats.STYLES)
+    assert all(style in text for style in STYLES)
     assert "Vault of Glass" in text
     assert "level 4" in text
