@@ -59,4 +59,4 @@ seed: ready ## the game's definitions
 
 lock: ready ## pin the requirements anew: names, versions and hashes, no address
 	$(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-annotate \
-		--no-header --extra embedded --extra dev pyproject.toml -o requirements.lock
+		--no-header --extra embedded --extra ml --extra dev pyproject.toml -o requirements.lock

@@ -113,7 +113,7 @@ def player_cheat_levels(
             pool,
             clients,
             load_parameters(),
-            run=context.run_id,
+            run=context.run.run_id,
             webhooks=addresses(postgres.open_settings()).keys(),
         )
     for rise in done.rises:
@@ -182,7 +182,7 @@ def blacklisted_instances(
             connection,
             parameters,
             done,
-            run=context.run_id,
+            run=context.run.run_id,
             webhooks=addresses(postgres.open_settings()).keys(),
         )
     return dg.MaterializeResult(

@@ -1,5 +1,6 @@
 """Has the recent raids of players checked whose cheat level rose."""
 
+import re
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -10,6 +11,7 @@ from raidhub_dagster.cheat_detection.recheck import level_changes
 from raidhub_dagster.jobs.cheats import recheck_raised
 from raidhub_dagster.resources import PostgresResource
 
+_ID = re.compile(r"[0-9]{1,18}")
 _LIMIT = 500  # changes a tick; the rest waits for the next
 
 
@@ -22,7 +24,8 @@ def follow_levels(
     for what the ledger does not have, and for nothing else. The run's key names players and levels:
     the same rise is followed once.
     """
-    after = int(context.cursor) if (context.cursor or "").isdecimal() else 0
+    told = _ID.fullmatch(context.cursor or "")
+    after = int(told.group()) if told else 0
     parameters = current_parameters(postgres.open_settings())
     least = parameters.blacklist.recheck.min_level
     with postgres.connection() as connection:
@@ -34,8 +37,8 @@ def follow_levels(
         {(c.membership_id, c.level) for c in changes if c.level >= least and c.level > c.before}
     )
     if not risen:
-        told = f"of {len(changes)} changes none rose to level {least}"
-        return dg.SensorResult(skip_reason=told, cursor=cursor)
+        reason = f"of {len(changes)} changes none rose to level {least}"
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
     names = ",".join(f"{player}:{level}" for player, level in risen)
     # Run keys are indexed: a thousand names are too long for one.
     key = names if len(names) <= 200 else sha256(names.encode()).hexdigest()

@@ -37,7 +37,7 @@ def any_of(chances: Iterable[float]) -> float:
     """The chance of at least one, as if they were independent."""
     none = 1.0
     for chance in chances:
-        none *= 1 - min(1.0, chance)
+        none *= 1 - chance if chance < 1 else 0.0
     return max(0.0, 1 - none)
 
 

@@ -268,8 +268,10 @@ def speak(parameters: Parameters, chance: float, bit: int, text: Callable[[], st
 
 
 def clock(seconds: float) -> str:
+    """As the game shows it: 5:07, 1:05:07."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def count(number: int, noun: str) -> str:

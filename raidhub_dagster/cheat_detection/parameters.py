@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ DEFAULT_VERSION = "compat-2.2.0"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Bit = Annotated[int, Field(ge=0, le=62)]  # 63 is the sign of bigint
-ANY = "any"  # of a list of lowmen: every version that has none of its own
+ANY: Final = "any"  # of a list of lowmen: every version that has none of its own
 
 
 class Part(BaseModel):

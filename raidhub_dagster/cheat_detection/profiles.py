@@ -102,7 +102,7 @@ def find_profiles(
     after = now() - fresh_for
     with pool.connection() as connection, connection, connection.cursor() as cursor:
         cursor.execute(_SQL["read_profiles"], {"players": array(sorted(players)), "after": after})
-        kept = dict(cursor)
+        kept: dict[int, dict[str, Any]] = dict(cursor.fetchall())
     for membership_id, facts in kept.items():
         done.note(membership_id, _opened(facts))
     done.cached = len(kept)

@@ -140,8 +140,9 @@ def _ask_about(parameters: Parameters, run: Run, player: PlayerFacts, failed: li
     share = _ask(here, "participation", 0.0, participation, parameters, run, player)
     findings = []
     played = _ask(here, "player", None, look_at_player, parameters, player)
-    for name, rule in OWN_RULES.items() if played is not None else ():
-        findings.append(_ask(here, name, NOTHING, rule, parameters, run, played))
+    if played is not None:
+        for name, rule in OWN_RULES.items():
+            findings.append(_ask(here, name, NOTHING, rule, parameters, run, played))
     failed.extend(f"{problem} (player {player.membership_id})" for problem in here)
     return _Own(share, tuple(findings))
 

@@ -38,7 +38,6 @@ DAYS = 14
 FIRST_PLAYER = 4_611_686_018_400_000_000
 BOARD = "individual_global_leaderboard"
 CHECK = f"{BOARD}_is_dense_and_eligible"
-pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass

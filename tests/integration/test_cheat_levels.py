@@ -1,7 +1,7 @@
 """From flags to levels: what counts, who rises and by what, and what is written down of it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -43,7 +43,7 @@ def pool(database: Database) -> Iterator[Pool]:
     found.close()
 
 
-def answers(*players: int, **changes: Any) -> Mapping[str, Any]:
+def answers(*players: int, **changes: Any) -> dict[str, Any]:
     """Guilty profiles on Xbox."""
     return {
         ENDPOINTS.profile_url(1, who): {"profile": {"data": GUILTY | changes}} for who in players

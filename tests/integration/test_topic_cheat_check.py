@@ -89,12 +89,8 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Rules:
 
 
 @pytest.fixture
-def settings(
-    postgres: dict[str, Any], rabbitmq: dict[str, Any], settings_for: Callable[..., Settings]
-) -> Settings:
-    found = settings_for(
-        postgres, rabbitmq, cheat_check_webhook_url="http://127.0.0.1:1/nobody-listens"
-    )
+def settings(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Settings:
+    found = settings_for(postgres, cheat_check_webhook_url="http://127.0.0.1:1/nobody-listens")
     store(found, INSTANCE, DUO)
     return found
 
@@ -284,7 +280,13 @@ def test_slots_that_check_the_same_instances_at_once_check_them_once(
     assert sorted(judge.asked) == [INSTANCE.instance_id, DUO.instance_id]
 
 
-def test_messages_go_through_and_park(settings: Settings) -> None:
+def test_messages_go_through_and_park(
+    settings: Settings,
+    postgres: dict[str, Any],
+    rabbitmq: dict[str, Any],
+    settings_for: Callable[..., Settings],
+) -> None:
+    settings = settings_for(postgres, rabbitmq)
     checks = small(TOPIC, TOPIC.workers_per_slot)
     publish(settings, checks, b"x", BODY)
     with consuming(settings, checks):

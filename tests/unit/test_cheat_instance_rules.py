@@ -421,6 +421,7 @@ class TestTotalKills:
             ({"kills": 0}, 0.9999999685),  # sqrt(p)
             # its checkpoint, m = 40: the size's curve is 1 / (1 + e^0.76) = 0.3186466
             ({"kills": 30, "fresh": False}, 0.2594665423),
+            ({"kills": 13, "fresh": False}, 0.3186280730),
             ({"kills": 12, "fresh": False}, 0.3186350958),  # the cap is 12 kills
             ({"kills": 11, "fresh": False}, 0.3341914549),  # 0.3186394^(0.5 + 11/24)
             ({"kills": 3, "fresh": None}, 0.4892917614),  # 0.3186461^(0.5 + 3/24)

@@ -201,7 +201,7 @@ def test_a_version_that_the_release_has_not(version: str) -> None:
 def test_parameters_cannot_be_changed() -> None:
     """They are shared by all threads of a process."""
     with pytest.raises(ValueError, match="frozen"):
-        load_parameters().thresholds.player_store = 1
+        load_parameters().thresholds.player_store = 1  # type: ignore[misc]  # on purpose
 
 
 def test_a_window_without_an_end_lasts() -> None:

@@ -261,8 +261,8 @@ SELECT md5(
 );
 
 -- name: verdicts_without_flags
--- Index flag_instance_flagged_at_idx on one side, one scan of the ledger's last week on the other: a
--- verdict above the threshold has its flag, with the same probability.
+-- Index cheat_check_checked_at_brin, then a primary key: a verdict above the threshold has its flag,
+-- with the same probability.
 SELECT c.instance_id, count(*) OVER ()
 FROM streaming.cheat_check AS c
 LEFT JOIN flagging.flag_instance AS f
