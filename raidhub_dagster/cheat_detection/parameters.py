@@ -17,7 +17,8 @@ from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.settings import Settings
 
 FOLDER = Path(__file__).parent / "heuristics"
-DEFAULT_VERSION = "compat-2.2.0"
+DEFAULT_VERSION = "raidhub-3.0.0"
+BASE = "based_on"  # of a file: the version whose numbers hold where it is silent
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -465,17 +466,13 @@ class Parameters(Part):
 
 
 def read_parameters(path: Path) -> Parameters:
-    """The parameters in a YAML file.
+    """The parameters in a YAML file; with `based_on`, what it says instead of that version's file.
 
     Raises ConfigurationError, which names the file and the path of every value that is missing,
     unknown or impossible.
     """
     try:
-        document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  a safe loader of ours
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path.name}: {' '.join(str(error).split())}") from None
-    try:
-        found = Parameters.model_validate(document)
+        found = Parameters.model_validate(_read_document(path))
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}"
@@ -485,6 +482,27 @@ def read_parameters(path: Path) -> Parameters:
     if path.stem != found.version:
         raise ConfigurationError(f"{path.name}: version: is {found.version}, not the file's name")
     return found
+
+
+def _read_document(path: Path) -> object:
+    """What stands in the file, the version that it is based on filled in."""
+    try:
+        document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  a safe loader of ours
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path.name}: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or (base := document.pop(BASE, None)) is None:
+        return document
+    below = FOLDER / f"{base}.yaml"
+    if below not in FOLDER.glob("*.yaml") or below.name == path.name:
+        raise ConfigurationError(f"{path.name}: {BASE}: no version {base!r} to be based on")
+    return _merged(_read_document(below), document)
+
+
+def _merged(below: object, above: object) -> object:
+    """`above` where it says something; mappings are merged, anything else is replaced whole."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {k: _merged(below[k], v) if k in below else v for k, v in above.items()}
 
 
 @cache

@@ -18,7 +18,7 @@ from raidhub_dagster.cheat_detection.parameters import (
 )
 from raidhub_dagster.errors import ConfigurationError
 
-SHIPPED = FOLDER / f"{DEFAULT_VERSION}.yaml"
+SHIPPED = FOLDER / "compat-2.2.0.yaml"
 Change = Callable[[Any], Any]
 
 
@@ -212,3 +212,40 @@ def test_a_window_without_an_end_lasts() -> None:
     assert not window.contains(begins)
     assert window.overlaps(begins, datetime(2024, 1, 2, tzinfo=UTC))
     assert not window.overlaps(datetime(2023, 1, 1, tzinfo=UTC), begins)
+
+
+def based(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "test-1.yaml"
+    path.write_text(f"schema: 1\nversion: test-1\n{text}", "utf-8")
+    return path
+
+
+def test_a_version_says_only_what_it_changes(tmp_path: Path) -> None:
+    """Two files of 190 lines that differ in one number hide which."""
+    path = based(
+        tmp_path,
+        "based_on: compat-2.2.0\nrules: {lowman: {too_few: 0.9}}\nskip: {windows: []}\n"
+        "activities: {9: {min_kills: {fresh: 7}}}\n",
+    )
+    old, new = read_parameters(SHIPPED), read_parameters(path)
+    assert new.rules.lowman.too_few == 0.9
+    assert new.rules.lowman.outside_window == old.rules.lowman.outside_window
+    assert new.skip.windows == ()
+    assert (new.activities[9].min_kills.fresh, new.activities[9].min_kills.checkpoint) == (7, 40)
+    assert new.activities[8] == old.activities[8]
+    assert new.digest != old.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("based_on: compat-9", "based_on: no version 'compat-9'"),
+        ("based_on: ../secret", "based_on: no version '../secret'"),
+        ("based_on: [a]", "based_on: no version"),
+        ("based_on: compat-2.2.0\nrules: {lowman: {too_many: 1}}", "rules.lowman.too_many: Extra"),
+        ("based_on: compat-2.2.0\nrules: 1", "rules: Input should be"),
+    ],
+)
+def test_what_a_version_cannot_be_based_on(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"test-1.yaml: {what}")):
+        read_parameters(based(tmp_path, text))
