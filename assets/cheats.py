@@ -18,7 +18,7 @@ from raidhub_dagster.cheat_detection.blacklist import blacklist, count_blacklist
 from raidhub_dagster.cheat_detection.flag_stats import count_flags, heaviest
 from raidhub_dagster.cheat_detection.levels import raise_levels, tell_run
 from raidhub_dagster.cheat_detection.notices import LEVEL_NAMES
-from raidhub_dagster.cheat_detection.parameters import load_parameters
+from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_detection.profiles import ATTEMPTS, WORKERS, pause_s
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import BungieResource, PostgresResource
@@ -63,7 +63,9 @@ def player_flag_stats(
 ) -> dg.MaterializeResult[None]:
     started = time.monotonic()
     with dagster_failures(), postgres.work(_ALONE) as connection:
-        done = count_flags(connection, load_parameters(), timeout_s=config.timeout_s)
+        done = count_flags(
+            connection, current_parameters(postgres.open_settings()), timeout_s=config.timeout_s
+        )
         most = heaviest(connection, limit=_SHOWN)
     return dg.MaterializeResult(
         metadata={
@@ -112,7 +114,7 @@ def player_cheat_levels(
         done = raise_levels(
             pool,
             clients,
-            load_parameters(),
+            current_parameters(postgres.open_settings()),
             run=context.run.run_id,
             webhooks=addresses(postgres.open_settings()).keys(),
         )
@@ -174,7 +176,7 @@ def blacklisted_instances(
     context: dg.AssetExecutionContext, config: FlagStatsConfig, postgres: PostgresResource
 ) -> dg.MaterializeResult[None]:
     started = time.monotonic()
-    parameters = load_parameters()
+    parameters = current_parameters(postgres.open_settings())
     with dagster_failures(), postgres.work(_ALONE) as connection:
         done = blacklist(connection, parameters, timeout_s=config.timeout_s)
         sources = count_blacklist(connection)
@@ -212,7 +214,9 @@ def blacklisted_instances(
 )
 def cheat_report(config: ReportConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     with dagster_failures(), postgres.connection() as connection:
-        report = reporting.read_report(connection, load_parameters(), days=config.days)
+        report = reporting.read_report(
+            connection, current_parameters(postgres.open_settings()), days=config.days
+        )
     levels = [
         Bar(f"{level} {LEVEL_NAMES[level]}", players, str(players))
         for level, players in sorted(report.levels.items())

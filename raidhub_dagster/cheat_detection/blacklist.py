@@ -12,7 +12,8 @@ from functools import partial
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.cheat_detection.parameters import Cascade, Parameters
+from raidhub_dagster.cheat_detection.parameters import Parameters
+from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.postgres import Rng, in_transaction
 from raidhub_dagster.storage.queries import load
@@ -68,7 +69,10 @@ def blacklist(
     for start in range(0, len(players), _AT_ONCE):
         batch = players[start : start + _AT_ONCE]
         found, new_raids, new_names = in_transaction(
-            connection, partial(_cascade, cascade, batch, boards, timeout_s), sleep=sleep, rng=rng
+            connection,
+            partial(_cascade, parameters, batch, boards, timeout_s),
+            sleep=sleep,
+            rng=rng,
         )
         eligible |= found
         cascaded += new_raids
@@ -93,19 +97,27 @@ def _flagged(parameters: Parameters, timeout_s: int, connection: Connection) -> 
                 "probability": f"{rule.probability}",
                 "within_days": rule.flagged_within_days,
                 "reason": f"Flagged >= {rule.probability:g}",
+                **_standing(parameters),
             },
         )
         return cursor.rowcount
 
 
+def _standing(parameters: Parameters) -> dict[str, object]:
+    """Which flags are left out: those of generic rules, and verdicts that later ones replaced."""
+    prefixes = array(parameters.flag_prefixes)
+    return {"generic": 1 << ReasonBit.GENERIC, "prefixes": prefixes}
+
+
 def _cascade(
-    rule: Cascade,
+    parameters: Parameters,
     players: list[int],
     boards: list[str],
     timeout_s: int,
     connection: Connection,
 ) -> tuple[set[int], int, int]:
     """Raids that the rule covers, and how many of them and of names are new."""
+    rule = parameters.blacklist.cascade
     part = rule.taking_part
     who = {"players": array(players)}
     with connection.cursor() as cursor:
@@ -129,6 +141,7 @@ def _cascade(
                 "part_player_flag": f"{part.player_flag}",
                 "days": rule.days_before_last_seen,
                 "board_days": rule.days_before_last_seen_on_board,
+                **_standing(parameters),
             },
         )
         found = cursor.fetchall()

@@ -12,34 +12,12 @@ from raidhub_dagster.cheat_detection.blacklist import count_blacklist
 from raidhub_dagster.cheat_detection.levels import count_levels
 from raidhub_dagster.cheat_detection.notices import LEVEL_NAMES
 from raidhub_dagster.cheat_detection.parameters import Parameters
+from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "nemesis")
 _CHANGES = 20
-
-# Bits of a flag's mask that are no activity.
-REASONS = {
-    0: "Manual",
-    45: "Generic",
-    46: "RestrictedPGCR",
-    47: "HeavyAmmoKills",
-    48: "FastLowmanCheckpoint",
-    49: "UnlikelyLowman",
-    50: "KillsShare",
-    51: "TimeDilation",
-    52: "FirstClear",
-    53: "Solo",
-    54: "TotalInstanceKills",
-    55: "TwoPlusCheaters",
-    56: "PlayerTotalKills",
-    57: "WeaponDiversity",
-    58: "SuperKills",
-    59: "GrenadeKills",
-    60: "TooFast",
-    61: "TooFewPlayersCheckpoint",
-    62: "TooFewPlayersFresh",
-}
 
 Row = Mapping[str, object]
 
@@ -95,7 +73,7 @@ def read_report(connection: Connection, parameters: Parameters, *, days: int) ->
     values = {
         "days": days,
         "likely": f"{parameters.blacklist.flagged.probability}",
-        "bits": sorted(REASONS),
+        "bits": [int(bit) for bit in ReasonBit],
         "limit": _CHANGES,
     }
     return CheatReport(
@@ -104,7 +82,7 @@ def read_report(connection: Connection, parameters: Parameters, *, days: int) ->
         blacklisted=count_blacklist(connection),
         raids=_rows(connection, "report_raids", values),
         reasons=[
-            {"reason": REASONS[bit], "raids": raids, "players": players}
+            {"reason": ReasonBit(bit).label, "raids": raids, "players": players}
             for bit, raids, players in _tuples(connection, "report_reasons", values)
         ],
         trend=[Day(*row) for row in _tuples(connection, "report_trend", values)],

@@ -7,9 +7,10 @@ from datetime import datetime
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
 from raidhub_dagster.cheat_detection.account import Counts, judge
-from raidhub_dagster.cheat_detection.flag_stats import CLASSES, GENERIC_BIT, class_of
+from raidhub_dagster.cheat_detection.flag_stats import CLASSES, class_of
 from raidhub_dagster.cheat_detection.levels import ACTOR
 from raidhub_dagster.cheat_detection.parameters import Parameters
+from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.storage.claims import Problem, find_broken
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.queries import load
@@ -104,7 +105,7 @@ def check_blacklist(connection: Connection, since: datetime) -> list[Problem]:
 
 
 def _is_generic(mask: int | None) -> bool:
-    return bool((mask or 0) >> GENERIC_BIT & 1)
+    return bool((mask or 0) >> ReasonBit.GENERIC & 1)
 
 
 def _problem(claim: str, ids: Sequence[int]) -> list[Problem]:

@@ -11,6 +11,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from psycopg2.extras import RealDictCursor
 
 from raidhub_dagster.cheat_detection.parameters import Classes, FlagClass, Parameters
+from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.queries import load
 
@@ -18,8 +19,6 @@ _SQL = load("postgres", "nemesis")
 
 CLASSES = ("a", "b", "c", "d")
 TOP_LEVEL = 4
-# The mask of a flag that would not be what it is without the rules for activities of no table.
-GENERIC_BIT = 45
 _SHOWN = 50  # flags of a player that are kept as evidence, the heaviest ones
 
 
@@ -79,7 +78,7 @@ def _values(parameters: Parameters) -> Mapping[str, object]:
     return {
         "window_days": parameters.account.window_days,
         "prefixes": array(parameters.flag_prefixes),
-        "generic": 1 << GENERIC_BIT,
+        "generic": 1 << ReasonBit.GENERIC,
         "classes": array(CLASSES),
         "player_limits": array(limit.player for limit in limits),
         "instance_limits": array(limit.instance for limit in limits),

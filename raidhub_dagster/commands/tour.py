@@ -54,6 +54,7 @@ class Job:
 
 def waves(archive: str, blocks: Sequence[str], first: datetime, last: datetime) -> list[list[Job]]:
     """What runs, in order, when raids were played from `first` to `last`."""
+    days = str(first.date()), str(last.date())
     begun = (first - _RESET).date(), (last - _RESET).date()
     week = [day - timedelta(days=(day.weekday() - 1) % 7) for day in begun]
     short = {"limit_s": 15.0}  # what is left then is for the schedules
@@ -63,16 +64,15 @@ def waves(archive: str, blocks: Sequence[str], first: datetime, last: datetime) 
             Job("leaderboards_job"),
             Job("recovery_missed_job", {"postgres__missed_pgcrs": short}),
             Job("archives_job", partition=archive),
-            Job(
-                "analytics_rebuild_job",
-                partition=str(first.date()),
-                until=str(last.date()),
-            ),
+            Job("analytics_rebuild_job", partition=days[0], until=days[1]),
+            Job("cheat_norms_job"),
         ],
         [
             Job("clans_job", {"postgres__top_players": {"top": 3}}),
             Job("analytics_clear_time_job", partition=str(begun[0]), until=str(begun[1])),
             Job("analytics_relations_job"),
+            Job("cheats_levels_job"),
+            Job("cheat_recheck_job", partition=days[0], until=days[1]),
             *(Job("reprocessing_job", partition=block) for block in blocks),
         ],
         [
@@ -80,7 +80,7 @@ def waves(archive: str, blocks: Sequence[str], first: datetime, last: datetime) 
             Job("players_upkeep_job"),
             Job("reports_weekly_job", partition=str(week[0]), until=str(week[1])),
             Job("analytics_daily_job"),
-            Job("leaderboards_job"),  # again: clans and sums of best changed
+            Job("leaderboards_job"),  # again: clans, sums of best, cheaters
         ],
         [Job("quality_job")],
     ]

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import OperationalError
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.cheat_detection.parameters import load_parameters
+from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.discord.alerts import Alert, Alerts, Colour
 from raidhub_dagster.discord.webhooks import Poster
 from raidhub_dagster.errors import TransientError
@@ -51,7 +51,7 @@ def loops(settings: Settings, publisher: Publisher, threads: Threads, alerts: Al
             finally:
                 client.close()
 
-    known, rate = webhooks.addresses(settings), load_parameters().webhooks
+    known, rate = webhooks.addresses(settings), current_parameters(settings).webhooks
 
     @contextmanager
     def posts() -> Iterator[Step]:

@@ -49,6 +49,23 @@ def test_raids_flagged_for_certain_are_excluded(suspects: Suspects) -> None:
     assert run(suspects) == Blacklisted()
 
 
+@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("why", ["generic", "superseded"])
+def test_weak_and_old_verdicts_exclude_nothing(suspects: Suspects, why: str, level: int) -> None:
+    """Rules that know nothing of a raid only warn; a mended rule takes its mistakes back."""
+    suspects.player(CHEAT, cheat_level=level)
+    instance = suspects.run([CHEAT], at=ago(days=100))
+    mask = GENERIC if why == "generic" else 0
+    for who in (None, CHEAT):
+        suspects.flag(instance, who, 0.99, bitmask=mask, at=ago(days=2))
+    if why == "superseded":
+        suspects.check(instance, "compat-2.3", ago(days=1))
+    run(suspects)
+    assert suspects.blacklisted() == {}
+    suspects.flag(instance, None, 0.99, version="manual", at=ago(days=2))
+    assert run(suspects).flagged == 1  # a person's word stays
+
+
 def test_whitelists_are_respected(suspects: Suspects) -> None:
     """One generation of the predecessor ignored them, and a person's word was worth a day."""
     suspects.player(CHEAT, cheat_level=4)

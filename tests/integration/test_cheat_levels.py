@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raidhub_dagster.bungie.client import BungieError
+from raidhub_dagster.cheat_detection import claims
 from raidhub_dagster.cheat_detection.flag_stats import FlagStats, count_flags
 from raidhub_dagster.cheat_detection.levels import Raised, raise_levels
 from raidhub_dagster.cheat_detection.parameters import load_parameters
@@ -104,6 +105,22 @@ def test_flags_are_counted_by_class(suspects: Suspects) -> None:
         "instance", "class", "player", "of_instance", "version", "bitmask"
     }  # fmt: skip
     assert (flags[0]["player"], flags[1]["of_instance"]) == (0.85, 0.9899)
+
+
+def test_a_flag_counts_until_other_rules_find_the_raid_clean(suspects: Suspects) -> None:
+    """After a rule was mended its old flags made cheaters for sixty days more."""
+    who = suspects.player(1)
+    for later in ("compat-2.3", "gamma-1", None, "compat-2.2.0"):
+        instance = suspects.run([who])
+        suspects.flag(instance, who, 0.9, at=ago(days=2))
+        if later:
+            suspects.check(instance, later, ago(days=1))
+    before = suspects.run([who])
+    suspects.check(before, "compat-2.1", ago(days=3))
+    suspects.flag(before, who, 0.9, at=ago(days=2))
+    # Left out is the first alone: gamma-1 counts nowhere, and 2.1 looked before.
+    assert count(suspects) == FlagStats(1, 4, 0, 0, 0, 0)
+    assert claims.check_counts(suspects.connection, PARAMETERS) == []
 
 
 def test_what_does_not_count(suspects: Suspects) -> None:

@@ -144,14 +144,14 @@ def test_another_version_checks_again_beside_the_first(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert outcome(settings, TOPIC, BODY) is None
-    other = load_parameters().model_copy(update={"version": "compat-9.9"})
+    other = load_parameters().model_copy(update={"version": "raidhub-9.9"})
     monkeypatch.setattr(
         "streaming.hermes.topics.instance_cheat_check.current_parameters", lambda _: other
     )
     assert outcome(settings, TOPIC, BODY) is None
-    assert [row[1] for row in rows(settings, LEDGER)] == [VERSION, "compat-9.9"]
+    assert [row[1] for row in rows(settings, LEDGER)] == [VERSION, "raidhub-9.9"]
     versions = "SELECT cheat_check_version FROM flagging.flag_instance ORDER BY 1"
-    assert rows(settings, versions) == [(VERSION,), ("compat-9.9",)]
+    assert rows(settings, versions) == [(VERSION,), ("raidhub-9.9",)]
 
 
 def test_a_replaced_report_gets_the_flags_of_its_new_rows_only(

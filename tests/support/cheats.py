@@ -111,6 +111,11 @@ class Suspects:
         else:
             self._insert("flagging.flag_instance_player", row | {"membership_id": membership_id})
 
+    def check(self, instance_id: int, version: str, at: datetime) -> None:
+        """The ledger's row of a check that found nothing."""
+        row = {"instance_id": instance_id, "version": version, "checked_at": at}
+        self._insert("streaming.cheat_check", row | {"probability": 0, "bitmask": 0})
+
     def cheater(self, membership_id: int, flags: int, probability: float = 0.9, **more: Any) -> int:
         """A player with so many runs alone, each flagged."""
         self.player(membership_id, **more)

@@ -22,7 +22,7 @@ from raidhub_dagster.cheat_detection.instance_rules import (
 from raidhub_dagster.cheat_detection.parameters import RecordCurve, load_parameters
 from tests.support.runs import make_player, make_run
 
-PARAMETERS = load_parameters()
+PARAMETERS = load_parameters("compat-2.2.0")
 RELEASED = datetime(2021, 5, 22, 17, tzinfo=UTC)
 FAST, UNLIKELY, FEW_CHECKPOINT, FEW_FRESH = 48, 49, 61, 62
 CUTTHROAT, BATTALIONS = 2673088233, 2392637702

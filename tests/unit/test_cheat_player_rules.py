@@ -23,7 +23,7 @@ from raidhub_dagster.cheat_detection.player_rules import (
 )
 from tests.support.runs import make_player, make_run, make_weapons
 
-PARAMETERS = load_parameters()
+PARAMETERS = load_parameters("compat-2.2.0")
 
 
 def factor(rule: PlayerRule, run: Run | None = None, **player: Any) -> Finding:

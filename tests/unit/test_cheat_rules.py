@@ -25,7 +25,7 @@ from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Verdict
 from tests.support.commands import DOCS
 from tests.support.runs import DONE, make_player, make_run, make_weapons
 
-PARAMETERS = load_parameters()
+PARAMETERS = load_parameters("compat-2.2.0")
 
 
 def judge(**facts: Any) -> Verdict:

@@ -11,6 +11,7 @@ from raidhub_dagster.definitions import defs
 
 PARTITIONS = {
     "analytics_rebuild_job": DAYS,
+    "cheat_recheck_job": DAYS,
     "analytics_clear_time_job": GAME_DAYS,
     "reports_weekly_job": WEEKS,
 }

@@ -30,6 +30,8 @@ WITH latest AS (
           SELECT FROM unnest(%(prefixes)s::text[]) AS prefix
           WHERE starts_with(cheat_check_version, prefix)
       )
+      AND NOT streaming.is_superseded(
+          p.instance_id, cheat_check_version, p.flagged_at, %(prefixes)s::text[])
     ORDER BY p.membership_id, p.instance_id, p.flagged_at DESC, cheat_check_version DESC
 ),
 classed AS (
@@ -192,7 +194,8 @@ WHERE changed_at > now() - interval '1 day' AND actor = %(actor)s AND evidence -
 SELECT cheat_level, count(*) FROM core.player WHERE cheat_level > 0 GROUP BY 1 ORDER BY 1;
 
 -- name: blacklist_flagged
--- Index flag_instance_flagged_at_idx. What somebody blacklisted before keeps its reason.
+-- Index flag_instance_flagged_at_idx. What somebody blacklisted before keeps its reason. Rules for
+-- activities without a table exclude nothing.
 INSERT INTO flagging.blacklist_instance
     (instance_id, report_source, cheat_check_version, reason)
 SELECT DISTINCT ON (f.instance_id)
@@ -201,6 +204,9 @@ FROM flagging.flag_instance AS f
 JOIN core.instance AS i USING (instance_id)
 WHERE f.flagged_at >= now() - make_interval(days => %(within_days)s)
   AND f.cheat_probability >= %(probability)s::numeric
+  AND f.cheat_check_bitmask & %(generic)s = 0
+  AND NOT streaming.is_superseded(
+      f.instance_id, f.cheat_check_version, f.flagged_at, %(prefixes)s::text[])
   AND NOT i.is_whitelisted
   AND NOT EXISTS (
       SELECT FROM core.instance_player AS own
@@ -252,13 +258,18 @@ CROSS JOIN LATERAL (
     SELECT max(cheat_probability) AS chance,
            (array_agg(cheat_check_version ORDER BY flagged_at DESC))[1] AS version
     FROM flagging.flag_instance AS f
-    WHERE f.instance_id = i.instance_id
+    WHERE f.instance_id = i.instance_id AND f.cheat_check_bitmask & %(generic)s = 0
+      AND NOT streaming.is_superseded(
+          f.instance_id, f.cheat_check_version, f.flagged_at, %(prefixes)s::text[])
 ) AS of_instance
 CROSS JOIN LATERAL (
     SELECT max(cheat_probability) AS chance,
            (array_agg(cheat_check_version ORDER BY flagged_at DESC))[1] AS version
     FROM flagging.flag_instance_player AS f
     WHERE f.instance_id = i.instance_id AND f.membership_id = p.membership_id
+      AND f.cheat_check_bitmask & %(generic)s = 0
+      AND NOT streaming.is_superseded(
+          f.instance_id, f.cheat_check_version, f.flagged_at, %(prefixes)s::text[])
 ) AS of_player
 WHERE p.membership_id = ANY(%(players)s::bigint[])
   AND NOT i.is_whitelisted
@@ -418,6 +429,8 @@ SELECT s.membership_id,
                      SELECT FROM unnest(%(prefixes)s::text[]) AS prefix
                      WHERE starts_with(cheat_check_version, prefix)
                  )
+                 AND NOT streaming.is_superseded(
+                     p.instance_id, cheat_check_version, p.flagged_at, %(prefixes)s::text[])
                ORDER BY p.instance_id, p.flagged_at DESC, cheat_check_version DESC
            ) AS flags
        )
