@@ -8,6 +8,7 @@ import dagster as dg
 from assets import (
     analytics,
     archives,
+    cheat_learning,
     clans,
     core,
     crawl,
@@ -21,6 +22,7 @@ from assets import (
 )
 from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
+from raidhub_dagster.checks.cheat_learning import CHEAT_LEARNING_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
 from raidhub_dagster.checks.freshness import FRESHNESS_CHECKS
@@ -34,6 +36,7 @@ from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.cheat_learning import CHEAT_LEARNING_JOBS
 from raidhub_dagster.jobs.cheats import CHEAT_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
 from raidhub_dagster.jobs.derived_state import DERIVED_STATE_JOBS
@@ -54,6 +57,7 @@ from raidhub_dagster.resources import (
 )
 from raidhub_dagster.schedules import (
     ANALYTICS_SCHEDULES,
+    CHEAT_LEARNING_SCHEDULES,
     CLAN_SCHEDULES,
     LEADERBOARD_SCHEDULES,
     MANIFEST_SCHEDULES,
@@ -77,6 +81,7 @@ from sensors.stream_progress import stream_progress_sensor
 ASSET_MODULES = [
     analytics,
     archives,
+    cheat_learning,
     clans,
     core,
     crawl,
@@ -91,6 +96,7 @@ ASSET_MODULES = [
 CHECKS = [
     *ANALYTICS_CHECKS,
     *FRESHNESS_CHECKS,
+    *CHEAT_LEARNING_CHECKS,
     *CLAN_CHECKS,
     *DERIVED_STATE_CHECKS,
     *LEADERBOARD_CHECKS,
@@ -111,12 +117,14 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *ARCHIVE_JOBS,
     *RECOVERY_JOBS,
     *CHEAT_JOBS,
+    *CHEAT_LEARNING_JOBS,
     *DERIVED_STATE_JOBS,
     *QUEUE_JOBS,
     *UPKEEP_JOBS,
 ]
 SCHEDULES = [
     *ANALYTICS_SCHEDULES,
+    *CHEAT_LEARNING_SCHEDULES,
     *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,
