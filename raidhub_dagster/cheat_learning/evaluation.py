@@ -16,7 +16,7 @@ from raidhub_dagster.cheat_learning.models import Scores, score, train
 TOP = 100  # as many as somebody looks at in a day
 _BINS = 10
 _LATE_SHARE = 0.25  # of the weeks, the last ones
-_MOST_SPLITS = 4  # of raids, and of reasons: each is a training
+_MOST_SPLITS = 3  # of raids, and of reasons: each is a training
 _LEAST_POSITIVES = 5  # of which a figure says anything
 _FOLDS = 4  # of the negatives, by run, of which one is held out with a reason
 

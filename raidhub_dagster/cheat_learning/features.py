@@ -29,7 +29,8 @@ class Feature(NamedTuple):
 
     `floor` is the least spread that counts as one, after the logarithm if there is one: where
     everybody does the same, a hair's breadth is no sign. `sign` is 1 where only more of it speaks
-    for cheating, -1 where only less of it does, 0 where either may.
+    for cheating, -1 where only less of it does, 0 where either may. `gain` is 1 where more of it
+    helps a team, -1 where less does, 0 where it helps nobody, or is a part of another measure.
     """
 
     column: str
@@ -37,37 +38,41 @@ class Feature(NamedTuple):
     is_log: bool
     floor: float
     sign: int = 0
+    gain: int = 0
 
 
 FEATURES = (
-    Feature("kills_per_minute", "kills per minute", True, 0.10, 1),
-    Feature("deaths_per_minute", "deaths per minute", True, 0.03),
-    Feature("assists_per_minute", "assists per minute", True, 0.10),
+    Feature("kills_per_minute", "kills per minute", True, 0.10, 1, 1),
+    Feature("deaths_per_minute", "deaths per minute", True, 0.03, 0, -1),
+    Feature("assists_per_minute", "assists per minute", True, 0.10, 0, 1),
     Feature("supers_per_minute", "super kills per minute", True, 0.05, 1),
     Feature("grenades_per_minute", "grenade kills per minute", True, 0.05, 1),
     Feature("melees_per_minute", "melee kills per minute", True, 0.05),
-    Feature("precision_share", "precision kills of all kills", False, 0.04),
+    Feature("precision_share", "precision kills of all kills", False, 0.04, 0, 1),
     Feature("ability_share", "ability kills of all kills", False, 0.04),
-    Feature("kills_to_team", "kills against the team's average", True, 0.08, 1),
-    Feature("deaths_to_team", "deaths against the team's average", True, 0.10),
-    Feature("assists_to_team", "assists against the team's average", True, 0.08),
-    Feature("kills_per_death", "kills per death", True, 0.25),
+    Feature("kills_to_team", "kills against the team's average", True, 0.08, 1, 1),
+    Feature("deaths_to_team", "deaths against the team's average", True, 0.10, 0, -1),
+    Feature("assists_to_team", "assists against the team's average", True, 0.08, 0, 1),
+    Feature("kills_per_death", "kills per death", True, 0.25, 0, 1),
     Feature("assists_per_kill", "assists per kill", True, 0.05),
     Feature("time_share", "of the run's duration played", False, 0.03),
     Feature("team_time_share", "of the run's duration played by the team", False, 0.03),
-    Feature("duration_minutes", "minutes of duration", True, 0.08, -1),
+    Feature("duration_minutes", "minutes of duration", True, 0.08, -1, -1),
     Feature("weapons_used", "different weapons", True, 0.10),
-    Feature("top_weapon_share", "kills by the most used weapon", False, 0.04),
-    Feature("heavy_share", "kills by heavy weapons", False, 0.04, 1),
+    Feature("top_weapon_share", "kills by the most used weapon", False, 0.04, 0, 1),
+    Feature("heavy_share", "kills by heavy weapons", False, 0.04, 1, 1),
     Feature("start_share", "of the duration before joining", False, 0.05),
 )
 # What a model was made for: the columns and how they are read. A model of another schema is
 # refused, so a change of any feature is a change here.
-SCHEMA = tuple(f"{f.column}:{'log' if f.is_log else 'plain'}:{f.floor}" for f in FEATURES)
+SCHEMA = tuple(
+    f"{f.column}:{'log' if f.is_log else 'plain'}:{f.floor}:{f.sign}:{f.gain}" for f in FEATURES
+)
 
 # Fewer players than this say nothing about what is usual: the next wider kind is asked.
 MIN_GROUP = 40
 MOST_SPREADS = 8.0  # farther away is no stranger, and no number too large for a model
+_FULL_WEIGHT_MINUTES = 10.0
 _QUANTILES = (0.1, 0.5, 0.9)
 _SPREADS_OF_A_TENTH = 1.2816  # of a normal distribution, from the median to its outer tenths
 
@@ -130,11 +135,9 @@ def read_rows(
     """
     parameters = _parameters(window) | {"modulus": modulus, "wanted": list(wanted)}
     with answered():
-        result = client.query(
-            _SQL["read_measures"], parameters=parameters, column_oriented=True, use_none=False
-        )
-    named = dict(zip(result.column_names, result.result_columns, strict=False))
-    return _rows(named)
+        # Columns as arrays: as lists of Python's numbers they take ten times the memory.
+        frame = client.query_df(_SQL["read_measures"], parameters=parameters)
+    return _rows({name: frame[name].to_numpy() for name in frame.columns})
 
 
 def _parameters(window: Window) -> dict[str, Any]:
@@ -267,8 +270,9 @@ def find_usual(norms: Norms, rows: Rows) -> Usual:
 def standardise(rows: Rows, usual: Usual) -> Floats:
     """How many spreads each measure is from the median of its kind, in +-MOST_SPREADS.
 
-    The spread is that of the side on which it lies, by the outer tenth. nan where the measure or
-    what is usual is unknown.
+    The spread is that of the side on which it lies, by the outer tenth. Who played less than ten
+    minutes is nearer by as much: rates of a short time are chance. nan where the measure or what is
+    usual is unknown.
     """
     scores = np.empty_like(rows.values)
     for place, feature in enumerate(FEATURES):
@@ -283,4 +287,12 @@ def standardise(rows: Rows, usual: Usual) -> Floats:
         )
         side = np.where(value >= median, high - median, median - low) / _SPREADS_OF_A_TENTH
         scores[:, place] = (value - median) / np.maximum(side, feature.floor)
-    return np.clip(scores, -MOST_SPREADS, MOST_SPREADS)
+    minutes = rows.values[:, _TIME_SHARE] * rows.values[:, _MINUTES]
+    weight = np.minimum(minutes / _FULL_WEIGHT_MINUTES, 1)
+    return np.clip(scores, -MOST_SPREADS, MOST_SPREADS) * weight[:, None]
+
+
+_TIME_SHARE, _MINUTES = (
+    [feature.column for feature in FEATURES].index(name)
+    for name in ("time_share", "duration_minutes")
+)

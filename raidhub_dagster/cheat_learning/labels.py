@@ -35,7 +35,7 @@ _WANTED_AT_ONCE = 500
 _IDS_AT_ONCE = 10_000
 _SLICE = timedelta(days=14)
 _FIRST_REASON, _LAST_REASON = 46, 62  # bits of a flag that are not a raid's
-_MOST_REASONS = 4
+_MOST_REASONS = 3
 _LEAST_OF_A_REASON = 5
 
 Pair = tuple[int, int]  # instance, player

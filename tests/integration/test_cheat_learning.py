@@ -90,7 +90,7 @@ def shared(
         connection = closing_.enter_context(closing(pg.connect(settings, "pytest")))
         client = closing_.enter_context(closing(ch.connect(settings, "pytest")))
         clickhouse_lookups.refresh_lookups(connection, client)
-        population = populate(21, runs=1200, players=500, cheaters=5, until=NOW)
+        population = populate(21, runs=900, players=500, cheaters=3, until=NOW)
         store(population, connection, client)
         trained = train_model(
             connection,

@@ -230,8 +230,8 @@ def test_more_of_what_cheaters_do_never_looks_more_innocent(
 
 def test_either_half_is_enough_for_a_look(population: Population, model: Model) -> None:
     scores = score(model, population.rows)
-    assert np.allclose(scores.total, 1 - (1 - scores.known) * (1 - scores.odd))
-    assert (scores.total >= np.maximum(scores.known, scores.odd) - 1e-12).all()
+    assert np.allclose(scores.total, 1 - (1 - scores.known / 2) * (1 - scores.odd))
+    assert (scores.total >= np.maximum(scores.known / 2, scores.odd) - 1e-12).all()
 
 
 def test_without_both_labels_nothing_is_learned(population: Population) -> None:
@@ -352,43 +352,44 @@ def test_what_rules_know_is_found_in_weeks_and_raids_not_seen(population: Popula
     for found in figures:
         print(found)
     assert {f.split for f in figures} == {"weeks", "raid", "reason"}
-    assert all(f.recall >= 0.7 for f in figures if f.split in ("weeks", "raid"))
-
-
-def recall_at(scores: Floats, truth: features.Flags, threshold: float) -> tuple[float, float]:
-    high = scores >= threshold
-    return float(truth[high].mean()) if high.any() else 1.0, float(high[truth].mean())
+    assert all(f.average_precision >= 0.7 for f in figures if f.split in ("weeks", "raid"))
 
 
 def test_learned_scores_find_who_cheats_in_a_way_that_no_rule_knows() -> None:
     """The reason for all of it: at no less precision than the rules', cheaters that rules miss.
 
-    Learned on one seed from the rules' verdicts, the threshold set on another, told of a third.
+    Learned on one seed from the rules' verdicts, the threshold set on another, told of a third; of
+    rows that the rules are not sure of, because only those are queued.
     """
-    learned, tuned, told = (populate(seed, runs=6000, players=2500) for seed in (11, 12, 13))
+    learned, tuned, told = (
+        populate(seed, runs=4000, players=2500, cheaters=8) for seed in (11, 12, 13)
+    )
     known = learned.labelled()
     model = train(known.rows, known.positive, known.negative, known.weights)
-    figures = evaluate(
-        score(model, tuned.rows).total,
-        tuned.guilty,
-        np.ones(len(tuned.rows)),
-        precision=0.995,
-        split="seed",
-        held_out="12",
-    )
-    total = score(model, told.rows).total
-    rules = recall_at(told.flagged.astype(np.float64), told.guilty, 0.5)
-    scores = recall_at(total, told.guilty, figures.threshold)
-    both = recall_at(np.maximum(total, told.flagged), told.guilty, min(figures.threshold, 1.0))
+
+    def left(world: Population) -> tuple[Floats, features.Flags]:
+        rest = ~world.flagged
+        return score(model, world.rows.take(rest)).total, world.guilty[rest]
+
+    rules_precision = float(told.guilty[told.flagged].mean())
+    rules_recall = float(told.flagged[told.guilty].mean())
+    scores, guilty = left(tuned)
+    threshold = evaluate(
+        scores, guilty, np.ones(len(scores)), precision=0.98, split="seed", held_out="12"
+    ).threshold
+    scores, guilty = left(told)
+    queued = scores >= threshold
+    precision = float(guilty[queued].mean())
     unknown = told.cheats == UNKNOWN
-    found = float((total[unknown] >= figures.threshold).mean())
-    print(f"rules: precision {rules[0]:.4f}, recall {rules[1]:.4f}")
-    print(f"scores: precision {scores[0]:.4f}, recall {scores[1]:.4f}")
-    print(f"both: precision {both[0]:.4f}, recall {both[1]:.4f}; unknown found {found:.4f}")
+    found = float(queued[unknown[~told.flagged]].mean())
+    recall = float((told.flagged[told.guilty].sum() + guilty[queued].sum()) / told.guilty.sum())
+    print(f"rules alone: precision {rules_precision:.4f}, recall {rules_recall:.4f}")
+    print(f"queued at {threshold:.3f}: precision {precision:.4f}, of the unknown kind {found:.4f}")
+    print(f"rules and queue: recall {recall:.4f}")
     assert not told.flagged[unknown].any()
-    assert scores[0] >= rules[0]
-    assert found >= 0.8
-    assert both[1] > rules[1] + 0.15
+    assert precision >= rules_precision
+    assert found >= 0.6
+    assert recall >= rules_recall + 0.12
 
 
 # --- the file
@@ -431,8 +432,11 @@ def test_a_model_survives_its_file(
     ("change", "words"),
     [
         ({"digest": "0" * 64}, "is not the file that training wrote"),
-        ({"feature_schema": (*SCHEMA[1:], "luck:plain:1.0")}, "luck:plain:1.0 is no feature here"),
-        ({"feature_schema": SCHEMA[1:]}, "kills_per_minute:log:0.1 is new"),
+        (
+            {"feature_schema": (*SCHEMA[1:], "luck:plain:1.0:0:0")},
+            "luck:plain:1.0:0:0 is no feature here",
+        ),
+        ({"feature_schema": SCHEMA[1:]}, "kills_per_minute:log:0.1:1:1 is new"),
         ({"feature_schema": tuple(reversed(SCHEMA))}, "another order"),
         ({"library": "0.1"}, "made by scikit-learn 0.1"),
         ({"version": f"{PREFIX}gone"}, "is not in CHEAT_MODEL_DIR"),

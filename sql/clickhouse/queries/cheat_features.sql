@@ -13,7 +13,7 @@ SELECT
     membership_id,
     activity_id,
     version_id,
-    toUInt16(arrayCount(begin -> begin < date_started, {seasons:Array(DateTime)})) AS season,
+    toUInt16(arrayCount(at -> at < date_started, {seasons:Array(DateTime)})) AS season,
     toUInt8(player_count) AS team_size,
     toUInt8(fresh = 1) AS is_fresh,
     toUInt32(intDiv(toUnixTimestamp(date_completed), 604800)) AS week,
@@ -35,8 +35,8 @@ SELECT
     toFloat32(seconds / duration) AS time_share,
     toFloat32(team_seconds / duration / player_count) AS team_time_share,
     toFloat32(duration / 60) AS duration_minutes,
-    toFloat32(length(arrayDistinct(weapons.weapon_hash))) AS weapons_used,
-    toFloat32(if(weapon_kills < 10, nan, arrayMax(weapons.kills) / weapon_kills)) AS top_weapon_share,
+    toFloat32(length(arrayDistinct(arrayMap(w -> w.weapon_hash, weapons)))) AS weapons_used,
+    toFloat32(if(weapon_kills < 10, nan, arrayMax(w -> w.kills, weapons) / weapon_kills)) AS top_weapon_share,
     toFloat32(if(
         weapon_kills < 10,
         nan,
@@ -45,7 +45,12 @@ SELECT
     toFloat32(start_seconds / duration) AS start_share
 FROM (
     SELECT
-        run.*,
+        run.instance_id AS instance_id, run.activity_id AS activity_id,
+        run.version_id AS version_id, run.date_started AS date_started,
+        run.date_completed AS date_completed, run.duration AS duration, run.fresh AS fresh,
+        run.player_count AS player_count, run.team_kills AS team_kills,
+        run.team_deaths AS team_deaths, run.team_assists AS team_assists,
+        run.team_seconds AS team_seconds,
         player.membership_id AS membership_id,
         player.time_played_seconds AS seconds,
         arraySum(c -> c.kills, player.characters) AS kills,
@@ -79,7 +84,7 @@ FROM (
               OR i.instance_id IN (SELECT arrayJoin({wanted:Array(Int64)}))
           )
           AND NOT arrayExists(
-              (begin, end) -> i.date_completed > begin AND i.date_started < end,
+              (opened, closed) -> i.date_completed > opened AND i.date_started < closed,
               {begins:Array(DateTime)}, {ends:Array(DateTime)}
           )
           AND NOT arrayExists(
@@ -111,7 +116,7 @@ WHERE date_completed >= {since:DateTime} AND date_completed < {until:DateTime}
   AND completed = 1 AND duration >= 60 AND player_count > 0 AND player_count < 50
   AND hash IN (SELECT hash FROM activity_version)
   AND NOT arrayExists(
-      (begin, end) -> date_completed > begin AND date_started < end,
+      (opened, closed) -> date_completed > opened AND date_started < closed,
       {begins:Array(DateTime)}, {ends:Array(DateTime)}
   )
   AND NOT has(arrayFlatten(players.characters.time_played_seconds), 32767)

@@ -2,7 +2,7 @@
 -- writes a level, a flag or a blacklist. Rules: docs/domain/cheat-learning.md.
 
 -- name: read_confirmed
--- Index flag_instance_player_flagged_at_idx or the runs by date_completed (BRIN), then primary keys.
+-- Scans of the flags and blacklists, once a week: few runs have one. Then primary keys.
 -- Player-instances that rules are sure of (flags of the versions whose flags count) or that people
 -- confirmed, newest first. A whitelisted player or run contradicts: people decided otherwise.
 WITH found AS (
