@@ -4,9 +4,9 @@ The labels are weak: the rules may be wrong, and a clean verdict only says that 
 people decided wins over what rules said. Rules: docs/domain/cheat-learning.md, "Labels".
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from math import ceil
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ SURE = 0.85  # of a player's flag: class a of the levels
 _MOST_LISTED = 5000  # confirmed, and dismissed, player-instances; the newest
 _WANTED_AT_ONCE = 500
 _IDS_AT_ONCE = 10_000
-_SLICE = timedelta(days=14)
+_ROWS_AT_ONCE = 100_000  # some 60 MB on this side
 _FIRST_REASON, _LAST_REASON = 46, 62  # bits of a flag that are not a raid's
 _MOST_REASONS = 3
 _LEAST_OF_A_REASON = 5
@@ -93,13 +93,15 @@ def window_of(
 _FAR_OFF = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def slices(window: Window, length: timedelta) -> Iterator[Window]:
-    """The window in pieces, so that neither store nor this process holds all of it at once."""
-    since = window.since
-    while since < window.until:
-        until = min(since + length, window.until)
+def slices(window: Window, rows: int) -> Iterator[Window]:
+    """The window, of which about `rows` will be read, in pieces of equal length.
+
+    So that neither store nor this process holds all of it at once.
+    """
+    pieces = max(1, ceil(rows / _ROWS_AT_ONCE))
+    ends = [window.since + (window.until - window.since) * n / pieces for n in range(pieces)]
+    for since, until in zip(ends, [*ends[1:], window.until], strict=True):
         yield window._replace(since=since, until=until)
-        since = until
 
 
 def read_labelled(
@@ -126,8 +128,11 @@ def read_labelled(
         confirmed = {(instance, player): bitmask for instance, player, bitmask in cursor}
         cursor.execute(_SQL["read_dismissed"], scope)
         dismissed = set(cursor.fetchall())
-    modulus = max(1, ceil(count_players(client, window) / most_rows))
-    rows = _read(client, window, {instance for instance, _ in (*confirmed, *dismissed)}, modulus)
+    number = count_players(client, window)
+    modulus = max(1, ceil(number / most_rows))
+    parts = [read_rows(client, part, modulus=modulus) for part in slices(window, number // modulus)]
+    listed = {instance for instance, _ in (*confirmed, *dismissed)}
+    rows = _with_listed(client, window, parts, listed)
     known = Known(
         confirmed,
         dismissed,
@@ -155,16 +160,17 @@ def label(rows: Rows, known: Known, *, modulus: int) -> Labelled:
     return Labelled(rows, positive, negative, bitmasks, weights)
 
 
-def _read(client: Client, window: Window, listed: Collection[int], modulus: int) -> Rows:
+def _with_listed(
+    client: Client, window: Window, parts: Sequence[Rows], listed: Collection[int]
+) -> Rows:
     """The drawn rows and, of runs that were not drawn, the listed ones, ordered by id."""
-    parts = [read_rows(client, part, modulus=modulus) for part in slices(window, _SLICE)]
     drawn = {int(instance) for part in parts for instance in np.unique(part.instance_ids)}
     missing = sorted(set(listed) - drawn)
-    parts += [
+    others = [
         read_rows(client, window, modulus=0, wanted=missing[start : start + _WANTED_AT_ONCE])
         for start in range(0, len(missing), _WANTED_AT_ONCE)
     ]
-    rows = Rows.joined(parts)
+    rows = Rows.joined([*parts, *others])
     return rows.take(np.lexsort((rows.membership_ids, rows.instance_ids)))
 
 

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -22,7 +21,14 @@ from psycopg2.extras import RealDictCursor
 
 from raidhub_dagster.cheat_detection.parameters import Parameters
 from raidhub_dagster.cheat_learning.artifact import PREFIX
-from raidhub_dagster.cheat_learning.features import Floats, Rows, Window, find_usual, read_rows
+from raidhub_dagster.cheat_learning.features import (
+    Floats,
+    Rows,
+    Window,
+    count_players,
+    find_usual,
+    read_rows,
+)
 from raidhub_dagster.cheat_learning.labels import SURE, slices
 from raidhub_dagster.cheat_learning.models import Model, score, score_usual
 from raidhub_dagster.cheat_learning.reasons import Reason, find_reasons
@@ -33,7 +39,6 @@ from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "review_queue")
 
-_SLICE = timedelta(hours=6)
 _MOST_CANDIDATES = 5000  # with the highest scores: of these the worth is looked up
 _SHOWN = 50
 _HIDDEN_LEVEL = 2  # from here on boards of players leave somebody out
@@ -140,7 +145,7 @@ def _best(
 ) -> tuple[int, Rows, Floats]:
     """How many rows were scored, and those with the highest scores."""
     scored, kept, totals = 0, [], []
-    for part in slices(window, _SLICE):
+    for part in slices(window, count_players(client, window)):
         rows = read_rows(client, part)
         total = score(model, rows).total
         high = total >= at_least

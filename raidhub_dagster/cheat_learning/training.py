@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from raidhub_dagster.cheat_learning.features import (
     Floats,
     Rows,
     count_kept,
+    count_players,
     find_usual,
     fit_norms,
     read_rows,
@@ -36,7 +37,6 @@ from raidhub_dagster.cheat_learning.models import require_installed, score, trai
 LEAST_ROWS = 2000
 LEAST_POSITIVES = 30
 LEAST_NEGATIVES = 1000
-_DAY = timedelta(days=1)
 
 
 class TooLittle(NamedTuple):
@@ -143,7 +143,8 @@ def look_at_features(
     """Reads all rows of the window and says how they look. Raises as `read_rows`."""
     started = time.monotonic()
     window = window_of(connection, parameters, since, until)
-    rows = Rows.joined([read_rows(client, part) for part in slices(window, _DAY)])
+    number = count_players(client, window)
+    rows = Rows.joined([read_rows(client, part) for part in slices(window, number)])
     usual = find_usual(fit_norms(rows), rows)
     spreads = standardise(rows, usual)
     seconds = time.monotonic() - started

@@ -40,7 +40,7 @@ from tests.support.cheat_runs import UNKNOWN, Population, populate, store
 
 PARAMETERS = load_parameters()
 NOW = datetime.now(UTC).replace(microsecond=0)
-SINCE = NOW - timedelta(days=100)
+SINCE = NOW - timedelta(days=60)
 
 
 @dataclass
@@ -60,7 +60,7 @@ class World:
     def window(self, since: datetime = SINCE, until: datetime = NOW) -> Window:
         return window_of(self.stores.postgres, PARAMETERS, since, until)
 
-    def review(self, *, at_least: float = 0.5, most: int = 100) -> Reviewed:
+    def review(self, *, at_least: float = 0.05, most: int = 100) -> Reviewed:
         return review(
             self.stores.postgres,
             self.stores.clickhouse,
@@ -90,7 +90,7 @@ def shared(
         connection = closing_.enter_context(closing(pg.connect(settings, "pytest")))
         client = closing_.enter_context(closing(ch.connect(settings, "pytest")))
         clickhouse_lookups.refresh_lookups(connection, client)
-        population = populate(21, runs=900, players=500, cheaters=3, until=NOW)
+        population = populate(21, runs=1200, players=1500, cheaters=4, until=NOW, weeks=8)
         store(population, connection, client)
         trained = train_model(
             connection,
@@ -341,7 +341,7 @@ def test_a_folder_that_cannot_be_written_is_named(world: World, tmp_path: Path) 
             tmp_path / "file" / "models",
             since=SINCE,
             until=NOW,
-            most_rows=1000,
+            most_rows=100_000,
             precision=0.98,
             now=NOW,
         )
@@ -368,7 +368,7 @@ def test_everything_runs_and_nobody_is_judged(world: World) -> None:
 
 
 def test_whom_the_rules_miss_is_queued_with_reasons(world: World) -> None:
-    done = world.review(at_least=0.3)
+    done = world.review(at_least=0.2)
     assert done.scored == int((world.population.raw["seconds"] >= 60).sum())
     of = world.population
     guilty = {
@@ -380,7 +380,8 @@ def test_whom_the_rules_miss_is_queued_with_reasons(world: World) -> None:
         )
     }
     queued = {(row["membership_id"], row["instance_id"]): row for row in done.first}
-    assert len(guilty & set(queued)) >= 0.6 * min(len(guilty), len(queued))
+    assert len(guilty & set(queued)) >= 0.5 * len(guilty)
+    assert len(guilty & set(queued)) >= 0.3 * len(queued)
     for row in done.first:
         assert row["model_version"] == world.entry.version
         assert row["expected_value"] == pytest.approx(row["score"] * row["worth"])
