@@ -92,7 +92,7 @@ def newest(connection: Connection) -> Entry | None:
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["newest_model"])
         row = cursor.fetchone()
-    return row and Entry(row[0], row[1], tuple(row[2]), *row[3:])
+    return None if row is None else Entry(row[0], row[1], tuple(row[2]), *row[3:])
 
 
 def load_model(folder: Path, entry: Entry) -> Model:

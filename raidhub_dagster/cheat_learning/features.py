@@ -216,7 +216,7 @@ class Usual(NamedTuple):
     median: Floats  # in the measure's own unit; nan when no kind is large enough
     low: Floats  # the lowest tenth
     high: Floats  # the highest tenth
-    count: Ints  # of players that say so
+    players: Ints  # of how many it is told
     kind: Ints  # which of KINDS
 
 
@@ -251,7 +251,7 @@ def find_usual(norms: Norms, rows: Rows) -> Usual:
     """Of each row and measure: by the narrowest kind of which MIN_GROUP players are known."""
     shape = rows.values.shape
     quantiles = np.full((*shape, len(_QUANTILES)), np.nan)
-    count, kind = np.zeros(shape, dtype=np.int64), np.full(shape, len(KINDS) - 1)
+    players, kind = np.zeros(shape, dtype=np.int64), np.full(shape, len(KINDS) - 1)
     missing = np.ones(shape, dtype=np.bool_)
     for level, key in enumerate(_keys(rows)):
         keys = norms.keys[level]
@@ -261,10 +261,10 @@ def find_usual(norms: Norms, rows: Rows) -> Usual:
         known = norms.counts[level][at]
         usable = missing & (keys[at] == key)[:, None] & (known >= MIN_GROUP)
         quantiles[usable] = norms.quantiles[level][at][usable]
-        count[usable], kind[usable] = known[usable], level
+        players[usable], kind[usable] = known[usable], level
         missing &= ~usable
     low, median, high = np.moveaxis(quantiles, 2, 0)
-    return Usual(median, low, high, count, kind)
+    return Usual(median, low, high, players, kind)
 
 
 def standardise(rows: Rows, usual: Usual) -> Floats:

@@ -57,7 +57,7 @@ def _reason(
     value, median = float(rows.values[row, place]), float(usual.median[row, place])
     away = float(spreads[row, place])
     text = (
-        f"{feature.words}: {value:.2f}, where the median of {usual.count[row, place]} players in "
+        f"{feature.words}: {value:.2f}, where the median of {usual.players[row, place]} players in "
         f"runs of {KINDS[usual.kind[row, place]]} is {median:.2f}"
     )
     drop = max(float(drops[row, place]), 0.0)

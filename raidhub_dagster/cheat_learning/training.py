@@ -148,7 +148,7 @@ def look_at_features(
     usual = find_usual(fit_norms(rows), rows)
     spreads = standardise(rows, usual)
     seconds = time.monotonic() - started
-    told = usual.count > 0
+    told = usual.players > 0
     kinds = {
         words: float((told & (usual.kind == level)).sum() / max(told.size, 1))
         for level, words in enumerate(KINDS)

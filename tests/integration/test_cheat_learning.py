@@ -12,7 +12,7 @@ import pytest
 
 from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.cheat_learning.artifact import Entry, check_newest, load_model, newest
-from raidhub_dagster.cheat_learning.features import FEATURES, Rows, Window, read_rows
+from raidhub_dagster.cheat_learning.features import FEATURES, Flags, Rows, Window, read_rows
 from raidhub_dagster.cheat_learning.labels import read_labelled, window_of
 from raidhub_dagster.cheat_learning.models import Model
 from raidhub_dagster.cheat_learning.review import (
@@ -436,9 +436,9 @@ def test_what_people_decided_is_learned_next(world: World) -> None:
         most_rows=100_000,
     )
 
-    def at(row: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+    def at(row: tuple[Any, ...]) -> Flags:
         rows = labelled.rows
-        return (rows.membership_ids == row[1]) & (rows.instance_ids == row[2])
+        return np.asarray((rows.membership_ids == row[1]) & (rows.instance_ids == row[2]))
 
     assert labelled.positive[at(confirmed)].tolist() == [True]
     assert labelled.negative[at(dismissed)].tolist() == [True]

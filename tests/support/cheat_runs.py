@@ -100,7 +100,7 @@ def populate(
     at = seconds / 60
 
     def count(rate: Floats) -> Ints:
-        return rng.poisson(np.maximum(rate * at, 0)).astype(np.int64)
+        return np.asarray(rng.poisson(np.maximum(rate * at, 0)), dtype=np.int64)
 
     def noise(width: float) -> Floats:
         return np.exp(rng.normal(0, width, len(run)))

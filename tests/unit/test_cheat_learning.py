@@ -117,7 +117,7 @@ def test_a_tiny_kind_asks_the_next_wider_one() -> None:
     assert set(usual.kind[:many, 0]) == {0}
     assert set(usual.kind[many:, 0]) == {1}
     assert usual.median[-1, 0] == 1.0
-    assert usual.count[-1, 0] == many + few
+    assert usual.players[-1, 0] == many + few
 
 
 def test_a_season_that_training_did_not_see_is_compared_without_season() -> None:
