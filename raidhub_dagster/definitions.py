@@ -9,6 +9,7 @@ from assets import (
     analytics,
     archives,
     cheat_checks,
+    cheat_learning,
     cheats,
     clans,
     core,
@@ -24,6 +25,7 @@ from assets import (
 from raidhub_dagster.checks.analytics import ANALYTICS_CHECKS
 from raidhub_dagster.checks.archives import ARCHIVE_CHECKS
 from raidhub_dagster.checks.cheat_checks import CHEAT_CHECK_CHECKS
+from raidhub_dagster.checks.cheat_learning import CHEAT_LEARNING_CHECKS
 from raidhub_dagster.checks.cheats import CHEAT_CHECKS
 from raidhub_dagster.checks.clans import CLAN_CHECKS
 from raidhub_dagster.checks.derived_state import DERIVED_STATE_CHECKS
@@ -38,6 +40,7 @@ from raidhub_dagster.descriptions import with_code_links, with_columns
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
+from raidhub_dagster.jobs.cheat_learning import CHEAT_LEARNING_JOBS
 from raidhub_dagster.jobs.cheat_levels import CHEAT_LEVEL_JOBS
 from raidhub_dagster.jobs.cheats import CHEAT_JOBS
 from raidhub_dagster.jobs.clans import CLAN_JOBS
@@ -60,6 +63,7 @@ from raidhub_dagster.resources import (
 from raidhub_dagster.schedules import (
     ANALYTICS_SCHEDULES,
     CHEAT_CHECK_SCHEDULES,
+    CHEAT_LEARNING_SCHEDULES,
     CHEAT_SCHEDULES,
     CLAN_SCHEDULES,
     LEADERBOARD_SCHEDULES,
@@ -88,6 +92,7 @@ ASSET_MODULES = [
     archives,
     cheat_checks,
     cheats,
+    cheat_learning,
     clans,
     core,
     crawl,
@@ -103,6 +108,7 @@ CHECKS = [
     *ANALYTICS_CHECKS,
     *CHEAT_CHECKS,
     *FRESHNESS_CHECKS,
+    *CHEAT_LEARNING_CHECKS,
     *CLAN_CHECKS,
     *DERIVED_STATE_CHECKS,
     *LEADERBOARD_CHECKS,
@@ -125,6 +131,7 @@ JOBS: list[Any] = [  # asset jobs and repairs: the class of the former is not ex
     *RECOVERY_JOBS,
     *CHEAT_JOBS,
     *CHEAT_LEVEL_JOBS,
+    *CHEAT_LEARNING_JOBS,
     *DERIVED_STATE_JOBS,
     *QUEUE_JOBS,
     *UPKEEP_JOBS,
@@ -133,6 +140,7 @@ SCHEDULES = [
     *ANALYTICS_SCHEDULES,
     *CHEAT_CHECK_SCHEDULES,
     *CHEAT_SCHEDULES,
+    *CHEAT_LEARNING_SCHEDULES,
     *CLAN_SCHEDULES,
     *LEADERBOARD_SCHEDULES,
     *MANIFEST_SCHEDULES,

@@ -4,15 +4,18 @@ A tick whose job still runs is skipped: a second run would only wait for the fir
 repeat it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from assets.reports import WEEKS
+from raidhub_dagster.cheat_learning.models import require_installed
+from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.jobs import (
     analytics,
+    cheat_learning,
     leaderboards,
     manifest,
     quality,
@@ -45,11 +48,21 @@ def request_unless_running(
 
 
 def schedule_for(
-    job_name: str, cron: str, description: str, run_config: Mapping[str, Any] | None = None
+    job_name: str,
+    cron: str,
+    description: str,
+    run_config: Mapping[str, Any] | None = None,
+    *,
+    hindrance: Callable[[], str] = str,
 ) -> dg.ScheduleDefinition:
-    """A running schedule of job `<area>_job`, or of a repair, called `<area>_schedule`."""
+    """A running schedule of job `<area>_job`, or of a repair, called `<area>_schedule`.
+
+    `hindrance` is why a tick should not ask for a run, empty when it should.
+    """
 
     def request(context: dg.ScheduleEvaluationContext) -> Request:
+        if reason := hindrance():
+            return dg.SkipReason(reason)
         return request_unless_running(context, job_name, run_config)
 
     return dg.ScheduleDefinition(
@@ -90,6 +103,30 @@ def follow_game_weeks(context: dg.ScheduleEvaluationContext) -> Request:
     week_ago = context.scheduled_execution_time - timedelta(days=7)
     return dg.RunRequest(partition_key=WEEKS.get_partition_key_for_timestamp(week_ago.timestamp()))
 
+
+def lacks_learning() -> str:
+    """Why nothing can be learned here: an installation without the extra must not fail daily."""
+    try:
+        require_installed()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+CHEAT_LEARNING_SCHEDULES = [
+    schedule_for(
+        cheat_learning.cheats_learning_job.name,
+        "0 6 * * 1",
+        "A new model of the learned scores, Mondays at 06:00, where the extra `ml` is installed.",
+        hindrance=lacks_learning,
+    ),
+    schedule_for(
+        cheat_learning.cheats_review_job.name,
+        "30 6 * * *",
+        "Runs of the last two days scored for the review queue, daily at 06:30, likewise.",
+        hindrance=lacks_learning,
+    ),
+]
 
 ANALYTICS_SCHEDULES = [
     schedule_for(

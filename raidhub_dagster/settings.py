@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     # What lists them below an address; empty: the address itself (a server's page of the folder).
     archive_index: Text = ""
 
+    # Models of the learned scores, some 5 MB each; on a cluster a folder that all steps share.
+    cheat_model_dir: Path | None = None  # None: `models` in RAIDHUB_HOME
+
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
     zeus_metrics_port: Port = 8082
@@ -201,6 +204,10 @@ class Settings(BaseSettings):
     @property
     def manifest_folder(self) -> Path:
         return self.manifest_dir or self.raidhub_home / "manifest"
+
+    @property
+    def cheat_model_folder(self) -> Path:
+        return self.cheat_model_dir or self.raidhub_home / "models"
 
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""

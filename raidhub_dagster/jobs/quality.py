@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from assets import analytics, reports
+from assets import analytics, cheat_learning, reports
 
 # A rebuild checks its own rows: these have no step of theirs, and running them would rebuild.
 _OF_REBUILDS = [
     check
-    for module in (analytics, reports)
+    for module in (analytics, cheat_learning, reports)
     for asset in vars(module).values()
     if isinstance(asset, dg.AssetsDefinition)
     for check in asset.check_keys

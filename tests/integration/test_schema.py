@@ -86,6 +86,10 @@ TABLES = {
         report_id bigint, cheat_check_version text, reason text NN, created_at tz =now()""",
     "flagging.blacklist_instance_player": """
         instance_id bigint NN, membership_id bigint NN, reason text NN""",
+    "flagging.review_queue": """
+        id bigint NN, membership_id bigint NN, instance_id bigint NN, score double NN,
+        worth double NN, expected_value double NN gen, reasons jsonb NN, model_version text NN,
+        state text NN ='open'::text, created_at tz NN =now(), decided_at tz, decided_by text""",
     "subscriptions.destination": """
         id bigint NN =serial, channel_type text NN, is_active bool NN =true,
         consecutive_delivery_failures int NN =0, last_delivery_success_at tz(3),
@@ -193,6 +197,13 @@ INDEXES = {
     ],
     "flagging.blacklist_instance": ["PK (instance_id)"],
     "flagging.blacklist_instance_player": ["PK (instance_id, membership_id)", "(membership_id)"],
+    "flagging.review_queue": [
+        "PK (id)",
+        "U (membership_id, instance_id)",
+        "(expected_value DESC, id) WHERE (state = 'open'::text)",
+        "(state, instance_id) WHERE (state <> 'open'::text)",
+        "(instance_id, membership_id)",
+    ],
     "subscriptions.destination": ["PK (id)"],
     "subscriptions.discord_destination_config": [
         "PK (destination_id)",
@@ -283,6 +294,8 @@ FOREIGN_KEYS = {
     " -> flagging.blacklist_instance (instance_id) delete cascade",
     "flagging.blacklist_instance_player (instance_id, membership_id)"
     " -> core.instance_player (instance_id, membership_id) delete restrict",
+    "flagging.review_queue (instance_id, membership_id)"
+    " -> core.instance_player (instance_id, membership_id) delete cascade",
     "subscriptions.discord_destination_config (destination_id)"
     " -> subscriptions.destination (id) delete cascade",
     "subscriptions.http_callback_destination_config (destination_id)"
