@@ -80,9 +80,10 @@ def waves(archive: str, blocks: Sequence[str], first: datetime, last: datetime) 
             Job("players_upkeep_job"),
             Job("reports_weekly_job", partition=str(week[0]), until=str(week[1])),
             Job("analytics_daily_job"),
+            Job("cheats_learning_job"),
             Job("leaderboards_job"),  # again: clans, sums of best, cheaters
         ],
-        [Job("quality_job")],
+        [Job("quality_job"), Job("cheats_review_job")],
     ]
 
 
