@@ -42,7 +42,8 @@ SELECT i.instance_id
 FROM unnest(%(instances)s::bigint[]) AS i (instance_id)
 WHERE EXISTS (
     SELECT FROM streaming.cheat_check AS c
-    WHERE c.instance_id = i.instance_id AND c.version ^@ ANY(%(prefixes)s::text[])
+    WHERE c.instance_id = i.instance_id AND c.skipped IS NULL
+      AND c.version ^@ ANY(%(prefixes)s::text[])
 )
   AND NOT EXISTS (SELECT FROM flagging.flag_instance AS f WHERE f.instance_id = i.instance_id)
   AND NOT EXISTS (SELECT FROM flagging.flag_instance_player AS f WHERE f.instance_id = i.instance_id)
