@@ -7,7 +7,6 @@ same job at that moment would be what a person has to wait for.
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,12 +35,9 @@ class Shell:
         self.running = running
         self.folder = folder
         self.ui = f"http://127.0.0.1:{running.settings.raidhub_port_base}"
-        raidhub = [sys.executable, "-m", "raidhub_dagster", "env"]
-        home = {"RAIDHUB_HOME": str(folder / ".raidhub"), "PYTHONPATH": str(ROOT)}
-        environment = {**os.environ, **home}
-        exported = subprocess.run(
-            raidhub, cwd=folder, env=environment, capture_output=True, text=True, check=True
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        exported = running.raidhub("env")
+        assert exported.returncode == 0, exported.stderr
         shown = subprocess.run(
             ["bash", "-c", 'eval "$1"; env -0', "bash", exported.stdout],
             env=environment,

@@ -1,7 +1,5 @@
 """Random deaths of every process during a crawl: at the end both stores equal the world's truth."""
 
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -67,13 +65,7 @@ def run_with_deaths(folder: Path, *, ids: int, latency_ms: int, deaths: int, see
         running.supervisor.stop_process("atlas")
         with closing(connect(running.settings, "pytest")) as connection:
             assert assert_true(connection, running.simulator, FIRST_ID, head) > ids * 0.03
-        recount = subprocess.run(
-            [sys.executable, "-m", "raidhub_dagster", "verify", "--wait", "120"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        recount = running.raidhub("verify", "--wait", 120)
         assert recount.returncode == 0, recount.stdout + recount.stderr
 
 

@@ -1,7 +1,5 @@
 """Real reports through the whole path: API, atlas, queue, hermes, both stores."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +31,7 @@ def test_real_reports_stand_in_the_stores_with_every_fact(tmp_path: Path) -> Non
     arguments = f"--calm --replay {SAMPLES} --head {FIRST_ID}"
     with system(tmp_path, simulator=arguments) as running:
         for instance_id in (*FACTS, DUNGEON):
-            _crawl_only(running, tmp_path, instance_id)
+            _crawl_only(running, instance_id)
         wait_for(
             "seven raids in both stores",
             lambda: (
@@ -48,24 +46,15 @@ def test_real_reports_stand_in_the_stores_with_every_fact(tmp_path: Path) -> Non
         found = {row[0]: Facts((row[1], row[2]), *row[3:]) for row in running.rows(_FACTS)}
         assert found == FACTS
         assert running.rows(f"SELECT * FROM raw.pgcr WHERE instance_id = {DUNGEON}") == []
-        recount = subprocess.run(
-            [sys.executable, "-m", "raidhub_dagster", "verify", "--sample", "7"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        recount = running.raidhub("verify", "--sample", 7)
         # The cursor was moved about by hand, so of all checks only the ledger's may differ.
         differing = [line.split()[0] for line in recount.stdout.splitlines() if "differ" in line]
         assert set(differing) <= {"ledger"}, recount.stdout + recount.stderr
 
 
-def _crawl_only(running: System, folder: Path, instance_id: int) -> None:
+def _crawl_only(running: System, instance_id: int) -> None:
     """Atlas from `instance_id` to `instance_id`, as on its very first start."""
     running.execute("DELETE FROM streaming.crawl_cursor")
-    command = [sys.executable, "-m", "raidhub_dagster", "atlas", "--buffer", "0"]
-    command += ["--target", str(instance_id), "--until", str(instance_id)]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
+    target = ("--target", instance_id, "--until", instance_id)
+    done = running.raidhub("atlas", "--buffer", 0, *target, timeout_s=60)
     assert done.returncode == 0, done.stderr

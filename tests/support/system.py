@@ -96,6 +96,21 @@ class System:
         answer.raise_for_status()
         return answer.json()
 
+    def raidhub(
+        self, *arguments: object, timeout_s: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`raidhub ...`, typed in the folder of the stack."""
+        home = self.supervisor.home
+        return subprocess.run(
+            [sys.executable, "-m", "raidhub_dagster", *map(str, arguments)],
+            cwd=home.parent,
+            env={**os.environ, "RAIDHUB_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with (
             closing(connect(self.settings, "pytest")) as connection,
