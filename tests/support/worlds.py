@@ -531,7 +531,7 @@ def wipe(connection: Connection) -> None:
             "TRUNCATE core.instance, core.player, core.instance_player, core.player_stats,"
             " extended.instance_character, extended.instance_character_weapon, raw.pgcr,"
             " flagging.flag_instance, flagging.flag_instance_player, flagging.blacklist_instance,"
-            " flagging.blacklist_instance_player, clan.clan_members,"
+            " flagging.blacklist_instance_player, flagging.review_queue, clan.clan_members,"
             " streaming.outbox, streaming.player_identity, streaming.missed_pgcr,"
             " streaming.clickhouse_correction, streaming.pgcr_revision, streaming.young_pgcr"
         )
