@@ -32,7 +32,7 @@ from tests.dagster.home import BIN, ROOT, dagster_environment, run_job
 from tests.support.analytics import Analytics, run, send_until_quiet
 
 # The first page loads the code location, and two cores are shared with all other tests.
-PATIENCE_MS = 120_000
+PATIENCE_MS = 300_000
 PLAYERS = 14
 DAYS = 14
 FIRST_PLAYER = 4_611_686_018_400_000_000
