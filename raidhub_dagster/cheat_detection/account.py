@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from raidhub_dagster.cheat_detection.curves import any_of
 from raidhub_dagster.cheat_detection.parameters import Account, LevelRule, Levels, Parameters
 
 _DAY_S = 86_400.0
-# As readers of reports know them; the order is that of the bits.
+# As readers of reports know them.
 NAMES = {
     "age": "Age",
     "star_clears": "StarClears",
@@ -130,19 +131,10 @@ def judge_account(
             _dlcs(account, profile),
             _guardian_rank(account, profile),
         ]
-    order = list(NAMES)
-    factors.sort(key=lambda factor: order.index(factor.name))
+    factors.sort(key=lambda factor: getattr(account.bits, factor.name))
     return AccountVerdict(
         any_of(factor.value for factor in factors), tuple(factors), profile is None
     )
-
-
-def any_of(chances: Iterable[float]) -> float:
-    """max(0, 1 - prod(1 - min(1, p))); a p below 0 speaks against the rest."""
-    none = 1.0
-    for chance in chances:
-        none *= 1.0 - min(1.0, chance)
-    return min(1.0, max(0.0, 1.0 - none))
 
 
 def judge(parameters: Parameters, flags: Counts, sure: Counts, chance: float) -> Judgement:

@@ -16,7 +16,7 @@ from raidhub_dagster.cheat_detection import flag_notice, rules
 from raidhub_dagster.cheat_detection.facts import InstanceFacts
 from raidhub_dagster.cheat_detection.loading import load_facts
 from raidhub_dagster.cheat_detection.parameters import Parameters
-from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Verdict
+from raidhub_dagster.cheat_detection.verdict import Verdict, flagged_players, is_flagged
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage import webhooks
 from raidhub_dagster.storage.copy import array
@@ -97,15 +97,6 @@ def judge(connection: Connection, parameters: Parameters, ids: Iterable[int]) ->
         else:
             found.verdicts.append(Judged(facts, verdict))
     return found
-
-
-def is_flagged(parameters: Parameters, verdict: Verdict) -> bool:
-    return verdict.probability > parameters.thresholds.instance_store
-
-
-def flagged_players(parameters: Parameters, verdict: Verdict) -> list[PlayerVerdict]:
-    limit = parameters.thresholds.player_store
-    return [player for player in verdict.players if player.probability > limit]
 
 
 def record(

@@ -9,7 +9,7 @@ from typing import Any
 
 from raidhub_dagster.cheat_detection.facts import InstanceFacts
 from raidhub_dagster.cheat_detection.parameters import Parameters
-from raidhub_dagster.cheat_detection.verdict import Verdict
+from raidhub_dagster.cheat_detection.verdict import Verdict, flagged_players
 from raidhub_dagster.discord.webhooks import embed
 
 _EXPLANATION = 1500
@@ -21,9 +21,8 @@ def flagged_instance(
     parameters: Parameters, facts: InstanceFacts, verdict: Verdict
 ) -> Mapping[str, Any]:
     """The message "Flagged Instance", as a webhook takes it; of a solo run without the player."""
-    limit = parameters.thresholds.player_store
     worst = sorted(
-        (player for player in verdict.players if player.probability > limit),
+        flagged_players(parameters, verdict),
         key=lambda player: (-player.probability, player.membership_id),
     )
     if len(verdict.players) == 1:

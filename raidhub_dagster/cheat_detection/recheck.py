@@ -20,6 +20,7 @@ from raidhub_dagster.cheat_detection import checking
 from raidhub_dagster.cheat_detection.checking import CheckFailedError
 from raidhub_dagster.cheat_detection.parameters import Parameters
 from raidhub_dagster.cheat_detection.reasons import labels_in
+from raidhub_dagster.cheat_detection.verdict import flagged_players, is_flagged
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.storage.claims import Problem, find_broken
@@ -310,9 +311,9 @@ def _count(
             done.skipped[verdict.skipped] += 1
         after: dict[int | None, tuple[float, int, str]] = {
             p.membership_id: (p.probability, p.bitmask, p.explanation)
-            for p in checking.flagged_players(parameters, verdict)
+            for p in flagged_players(parameters, verdict)
         }
-        if checking.is_flagged(parameters, verdict):
+        if is_flagged(parameters, verdict):
             done.flagged += 1
             after[None] = (verdict.probability, verdict.bitmask, verdict.explanation)
         stored = {who: flag for (i, who), flag in before.items() if i == instance_id}

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from raidhub_dagster.cheat_detection.parameters import Parameters
+
 
 class Reason(NamedTuple):
     """One rule that spoke: its bit, what it alone gives, and one sentence with the numbers."""
@@ -43,6 +45,17 @@ class Verdict(NamedTuple):
     @property
     def explanation(self) -> str:
         return explain(self.reasons)
+
+
+def is_flagged(parameters: Parameters, verdict: Verdict) -> bool:
+    """Whether the run as a whole is suspicious enough to be stored."""
+    return verdict.probability > parameters.thresholds.instance_store
+
+
+def flagged_players(parameters: Parameters, verdict: Verdict) -> list[PlayerVerdict]:
+    """The players who are, ascending membership_id."""
+    limit = parameters.thresholds.player_store
+    return [player for player in verdict.players if player.probability > limit]
 
 
 def explain(reasons: tuple[Reason, ...]) -> str:

@@ -13,11 +13,11 @@ from raidhub_dagster.cheat_detection.account import (
     Counts,
     Profile,
     Record,
-    any_of,
     judge,
     judge_account,
     level_of,
 )
+from raidhub_dagster.cheat_detection.curves import any_of
 from raidhub_dagster.cheat_detection.flag_stats import class_of
 from raidhub_dagster.cheat_detection.parameters import load_parameters
 
