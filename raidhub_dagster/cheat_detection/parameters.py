@@ -124,7 +124,6 @@ class LowmanRule(Part):
 class DilationRule(Part):
     min_duration: Seconds
     max_players_exclusive: int
-    saturated_seconds: int
 
 
 class SpeedRule(Part):
@@ -172,7 +171,6 @@ class WeaponDiversityRule(Part):
 
 
 class PantheonFeats(Part):
-    empty_skull: int
     bonus_seconds: Mapping[int, float]
 
 
