@@ -15,16 +15,11 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from raidhub_dagster.cheat_detection.parameters import Parameters
 from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.storage.copy import array
+from raidhub_dagster.storage.leaderboards import find_placed_of
 from raidhub_dagster.storage.postgres import Rng, in_transaction
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "nemesis")
-# On one of these, a raid counts for a year.
-_BOARDS = (
-    "team_activity_version_leaderboard",
-    "world_first_contest_leaderboard",
-    "team_pantheon_custom_race_leaderboard",
-)
 _AT_ONCE = 50  # players of a transaction
 
 
@@ -62,15 +57,13 @@ def blacklist(
             {"level": cascade.level, "seen_days": cascade.seen_within_days},
         )
         players = [who for (who,) in cursor]
-        cursor.execute(_SQL["filled_boards"])
-        boards = sorted(name for (name,) in cursor if name in _BOARDS)
     eligible: set[int] = set()
     cascaded = named = 0
     for start in range(0, len(players), _AT_ONCE):
         batch = players[start : start + _AT_ONCE]
         found, new_raids, new_names = in_transaction(
             connection,
-            partial(_cascade, parameters, batch, boards, timeout_s),
+            partial(_cascade, parameters, batch, timeout_s),
             sleep=sleep,
             rng=rng,
         )
@@ -112,7 +105,6 @@ def _standing(parameters: Parameters) -> dict[str, object]:
 def _cascade(
     parameters: Parameters,
     players: list[int],
-    boards: list[str],
     timeout_s: int,
     connection: Connection,
 ) -> tuple[set[int], int, int]:
@@ -122,10 +114,7 @@ def _cascade(
     who = {"players": array(players)}
     with connection.cursor() as cursor:
         cursor.execute(_SQL["limit_statement"], {"limit_ms": f"{timeout_s * 1000}"})
-        boarded: set[int] = set()
-        for board in boards:
-            cursor.execute(_SQL[board], who)
-            boarded.update(instance for (instance,) in cursor)
+        boarded = find_placed_of(cursor, players)
         cursor.execute(
             _SQL["find_cascaded"],
             {

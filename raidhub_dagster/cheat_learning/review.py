@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,12 +29,13 @@ from raidhub_dagster.cheat_learning.features import (
     find_usual,
     read_rows,
 )
-from raidhub_dagster.cheat_learning.labels import SURE, slices
+from raidhub_dagster.cheat_learning.labels import SURE, Pair, slices
 from raidhub_dagster.cheat_learning.models import Model, score, score_usual
 from raidhub_dagster.cheat_learning.reasons import Reason, find_reasons
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage.claims import Problem, find_broken
 from raidhub_dagster.storage.copy import array
+from raidhub_dagster.storage.leaderboards import count_places
 from raidhub_dagster.storage.queries import load
 
 _SQL = load("postgres", "review_queue")
@@ -42,11 +43,6 @@ _SQL = load("postgres", "review_queue")
 _MOST_CANDIDATES = 5000  # with the highest scores: of these the worth is looked up
 _SHOWN = 50
 _HIDDEN_LEVEL = 2  # from here on boards of players leave somebody out
-_TEAM_BOARDS = (
-    "team_activity_version_leaderboard",
-    "world_first_contest_leaderboard",
-    "team_pantheon_custom_race_leaderboard",
-)
 
 
 class Decision(StrEnum):
@@ -79,12 +75,6 @@ class Reviewed:
     first: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Candidate(NamedTuple):
-    membership_id: int
-    instance_id: int
-    worth: float
-
-
 def review(
     connection: Connection,
     client: Client,
@@ -106,12 +96,12 @@ def review(
     done = Reviewed(scored, len(rows))
     scope = {"sure": SURE, "prefixes": list(parameters.flag_prefixes)}
     with connection, connection.cursor() as cursor:
-        candidates = {(c.instance_id, c.membership_id): c for c in _candidates(cursor, rows, scope)}
+        worth = _worths(cursor, rows, scope)
         pairs = list(zip(rows.instance_ids.tolist(), rows.membership_ids.tolist(), strict=True))
         valued = [
-            (-totals[place] * candidates[pair].worth, pair, place)
+            (-totals[place] * worth[pair], pair, place)
             for place, pair in enumerate(pairs)
-            if pair in candidates
+            if pair in worth
         ]
         chosen = np.array([place for *_, place in sorted(valued)[:most]], dtype=np.int64)
         if len(chosen):
@@ -119,7 +109,7 @@ def review(
             usual = find_usual(model.norms, best)
             scores, spreads = score_usual(model, best, usual)
             reasons = find_reasons(model, best, usual, spreads, scores.total)
-            worths = [candidates[pairs[place]].worth for place in chosen]
+            worths = [worth[pairs[place]] for place in chosen]
             outcomes = _enqueue(cursor, best, scores.total, worths, reasons, version)
             done.added, done.renewed = outcomes[True], outcomes[False]
         cursor.execute(_SQL["drop_moot"], scope)
@@ -129,14 +119,12 @@ def review(
     return done
 
 
-def read_queue(
-    connection: Connection, *, limit: int = _SHOWN
-) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def read_queue(connection: Connection) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Rows by state, and the open ones with the highest expected value, reasons as objects."""
     with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_SQL["count_states"])
         states = {row["state"]: row["count"] for row in cursor}
-        cursor.execute(_SQL["read_first"], {"limit": limit})
+        cursor.execute(_SQL["read_first"], {"limit": _SHOWN})
         return states, [dict(row) for row in cursor]
 
 
@@ -157,29 +145,20 @@ def _best(
     return scored, all_rows.take(order), all_totals[order]
 
 
-def _candidates(cursor: Cursor, rows: Rows, scope: Mapping[str, Any]) -> list[_Candidate]:
-    instances = array(rows.instance_ids.tolist())
-    cursor.execute(_SQL["list_filled_boards"])
-    filled = {name for (name,) in cursor}
-    boards: Counter[int] = Counter()
-    for board in _TEAM_BOARDS:
-        if board in filled:
-            cursor.execute(_SQL[f"count_on_{board}"], {"instances": instances})
-            boards.update(dict(cursor.fetchall()))
-    players = array(rows.membership_ids.tolist())
-    cursor.execute(_SQL["read_candidates"], {**scope, "players": players, "instances": instances})
-    return [
-        _Candidate(
-            player,
-            instance,
-            worth_of(
-                boards=boards[instance],
-                clears=clears,
-                is_hidden=level >= _HIDDEN_LEVEL or is_private,
-            ),
+def _worths(cursor: Cursor, rows: Rows, scope: Mapping[str, Any]) -> dict[Pair, float]:
+    """What a look is worth, of those rows that somebody may gain from looking at."""
+    instances, players = rows.instance_ids.tolist(), rows.membership_ids.tolist()
+    places = count_places(cursor, instances)
+    pairs = {"players": array(players), "instances": array(instances)}
+    cursor.execute(_SQL["read_candidates"], {**scope, **pairs})
+    return {
+        (instance, player): worth_of(
+            boards=places[instance],
+            clears=clears,
+            is_hidden=level >= _HIDDEN_LEVEL or is_private,
         )
         for player, instance, clears, level, is_private in cursor
-    ]
+    }
 
 
 def _enqueue(

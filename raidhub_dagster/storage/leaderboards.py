@@ -6,7 +6,8 @@ is refreshed is a matter of schedules.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,7 @@ from psycopg2.extras import RealDictCursor
 
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage.claims import Problem, find_broken
+from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.postgres import Rng, in_transaction
 from raidhub_dagster.storage.queries import load
 
@@ -90,6 +92,7 @@ _ELIGIBILITY: Mapping[str, tuple[tuple[str, str], ...]] = {
     "team_pantheon_custom_race_leaderboard": _INELIGIBLE_TEAM,
     "clan_leaderboard": (("check_clans", "a clan has no known member"),),
 }
+_TEAM_BOARDS = [view for view, claims in _ELIGIBILITY.items() if claims is _INELIGIBLE_TEAM]
 # Boards of players -> what their rows are told apart by besides the player.
 RECOUNTED: Mapping[str, tuple[str, ...]] = {
     "individual_global_leaderboard": (),
@@ -328,6 +331,16 @@ def check_wfr_score(connection: Connection, *, timeout_s: int = 900) -> list[Pro
     return [Problem("a score differs from the races", len(changed), examples)] if changed else []
 
 
+def count_places(cursor: Cursor, instances: Iterable[int]) -> Counter[int]:
+    """On how many boards of teams each of `instances` is; a board never refreshed has nobody."""
+    return _on_team_boards(cursor, "find_placed", {"instances": array(instances)})
+
+
+def find_placed_of(cursor: Cursor, players: Iterable[int]) -> set[int]:
+    """Instances of `players` that are on a board of teams, as far as those were refreshed."""
+    return set(_on_team_boards(cursor, "find_placed_of", {"players": array(players)}))
+
+
 def fingerprint(connection: Connection, name: str) -> str | None:
     """A digest of what others read of the races or of WFR_SCORE: equal rows, equal digest.
 
@@ -362,6 +375,19 @@ def _ineligible(cursor: Cursor, view: str, since: datetime | None) -> Iterator[P
     for query, claim in _ELIGIBILITY[view]:
         statement = sql.SQL(_SQL[query]).format(view=sql.Identifier("leaderboard", view))
         yield from find_broken(cursor, statement, claim, {"since": since})
+
+
+def _on_team_boards(cursor: Cursor, query: str, values: Mapping[str, str]) -> Counter[int]:
+    """Instances that `query` finds, with the number of boards on which it does."""
+    cursor.execute(_SQL["list_filled"])
+    filled_views = {view for (view,) in cursor}
+    found: Counter[int] = Counter()
+    for view in _TEAM_BOARDS:
+        if view in filled_views:
+            identifier = sql.Identifier("leaderboard", view)
+            cursor.execute(sql.SQL(_SQL[query]).format(view=identifier), values)
+            found.update({instance_id for (instance_id,) in cursor})
+    return found
 
 
 def _changed_scores(connection: Connection, timeout_s: int) -> list[tuple[int, float]]:

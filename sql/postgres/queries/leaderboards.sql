@@ -239,6 +239,21 @@ WHERE player.membership_id IS NULL
 ORDER BY membership_id
 LIMIT 5;
 
+-- name: list_filled
+-- A board that was never refreshed cannot be read.
+SELECT matviewname FROM pg_matviews WHERE schemaname = 'leaderboard' AND ispopulated;
+
+-- name: find_placed
+-- Of boards of teams: unique index on instance_id.
+SELECT instance_id FROM {view} WHERE instance_id = ANY(%(instances)s::bigint[]);
+
+-- name: find_placed_of
+-- Indexes instance_player_membership_id_idx and on instance_id: some dozen players at a time.
+SELECT instance_id
+FROM core.instance_player
+JOIN {view} USING (instance_id)
+WHERE membership_id = ANY(%(players)s::bigint[]);
+
 -- name: check_instances
 SELECT board.instance_id, count(*) OVER () AS broken
 FROM {view} AS board

@@ -26,10 +26,7 @@ WITH latest AS (
     FROM flagging.flag_instance_player AS p
     LEFT JOIN flagging.flag_instance AS f USING (instance_id, cheat_check_version)
     WHERE p.flagged_at >= now() - make_interval(days => %(window_days)s)
-      AND EXISTS (
-          SELECT FROM unnest(%(prefixes)s::text[]) AS prefix
-          WHERE starts_with(cheat_check_version, prefix)
-      )
+      AND cheat_check_version ^@ ANY(%(prefixes)s::text[])
       AND NOT streaming.is_superseded(
           p.instance_id, cheat_check_version, p.flagged_at, %(prefixes)s::text[])
     ORDER BY p.membership_id, p.instance_id, p.flagged_at DESC, cheat_check_version DESC
@@ -224,29 +221,6 @@ WHERE cheat_level > 0 AND cheat_level >= %(level)s AND NOT is_whitelisted
   AND last_seen >= now() - make_interval(days => %(seen_days)s)
 ORDER BY membership_id;
 
--- name: filled_boards
--- A board that was never refreshed cannot be read.
-SELECT matviewname FROM pg_matviews WHERE schemaname = 'leaderboard' AND ispopulated;
-
--- name: team_activity_version_leaderboard
--- Raids of some players on the board: unique indexes on instance_id.
-SELECT instance_id
-FROM core.instance_player
-JOIN leaderboard.team_activity_version_leaderboard USING (instance_id)
-WHERE membership_id = ANY(%(players)s::bigint[]);
-
--- name: world_first_contest_leaderboard
-SELECT instance_id
-FROM core.instance_player
-JOIN leaderboard.world_first_contest_leaderboard USING (instance_id)
-WHERE membership_id = ANY(%(players)s::bigint[]);
-
--- name: team_pantheon_custom_race_leaderboard
-SELECT instance_id
-FROM core.instance_player
-JOIN leaderboard.team_pantheon_custom_race_leaderboard USING (instance_id)
-WHERE membership_id = ANY(%(players)s::bigint[]);
-
 -- name: find_cascaded
 -- Index instance_player_membership_id_idx and primary keys: some dozen players at a time.
 SELECT p.membership_id, coalesce(p.bungie_name, '') AS name, i.instance_id,
@@ -425,10 +399,7 @@ SELECT s.membership_id,
                LEFT JOIN flagging.flag_instance AS f USING (instance_id, cheat_check_version)
                WHERE p.membership_id = s.membership_id AND NOT i.is_whitelisted
                  AND p.flagged_at >= s.counted_at - make_interval(days => %(window_days)s)
-                 AND EXISTS (
-                     SELECT FROM unnest(%(prefixes)s::text[]) AS prefix
-                     WHERE starts_with(cheat_check_version, prefix)
-                 )
+                 AND cheat_check_version ^@ ANY(%(prefixes)s::text[])
                  AND NOT streaming.is_superseded(
                      p.instance_id, cheat_check_version, p.flagged_at, %(prefixes)s::text[])
                ORDER BY p.instance_id, p.flagged_at DESC, cheat_check_version DESC

@@ -3,13 +3,15 @@
 
 -- name: read_confirmed
 -- Scans of the flags and blacklists, once a week: few runs have one. Then primary keys.
--- Player-instances that rules are sure of (flags of the versions whose flags count) or that people
--- confirmed, newest first. A whitelisted player or run contradicts: people decided otherwise.
+-- Player-instances that rules are sure of (flags of the versions whose flags count, unless other
+-- rules looked later) or that people confirmed, newest first. A whitelisted player or run contradicts: people decided otherwise.
 WITH found AS (
     SELECT instance_id, membership_id, cheat_check_bitmask AS bitmask
     FROM flagging.flag_instance_player
     WHERE cheat_probability >= %(sure)s
       AND cheat_check_version ^@ ANY(%(prefixes)s::text[])
+      AND NOT streaming.is_superseded(
+          instance_id, cheat_check_version, flagged_at, %(prefixes)s::text[])
     UNION ALL
     SELECT p.instance_id, p.membership_id, 0
     FROM flagging.blacklist_instance_player AS p
@@ -69,31 +71,6 @@ LIMIT %(limit)s;
 -- name: read_seasons
 SELECT start_date FROM definitions.season ORDER BY start_date, id;
 
--- name: list_filled_boards
--- A view that was never refreshed cannot be read.
-SELECT matviewname FROM pg_matviews WHERE schemaname = 'leaderboard' AND ispopulated;
-
--- name: count_on_team_activity_version_leaderboard
--- Unique index on instance_id.
-SELECT instance_id, count(*)
-FROM leaderboard.team_activity_version_leaderboard
-WHERE instance_id = ANY(%(instances)s::bigint[])
-GROUP BY instance_id;
-
--- name: count_on_world_first_contest_leaderboard
--- Unique index on instance_id.
-SELECT instance_id, count(*)
-FROM leaderboard.world_first_contest_leaderboard
-WHERE instance_id = ANY(%(instances)s::bigint[])
-GROUP BY instance_id;
-
--- name: count_on_team_pantheon_custom_race_leaderboard
--- Unique index on instance_id.
-SELECT instance_id, count(*)
-FROM leaderboard.team_pantheon_custom_race_leaderboard
-WHERE instance_id = ANY(%(instances)s::bigint[])
-GROUP BY instance_id;
-
 -- name: read_candidates
 -- Primary keys. Of these player-instances, those that somebody may gain from looking at: not
 -- decided, not whitelisted, not blacklisted, and the rules are not sure of them.
@@ -111,6 +88,8 @@ WHERE NOT i.is_whitelisted AND NOT p.is_whitelisted AND p.cheat_level < 4
       WHERE f.instance_id = c.instance_id AND f.membership_id = c.membership_id
         AND f.cheat_probability >= %(sure)s
         AND f.cheat_check_version ^@ ANY(%(prefixes)s::text[])
+        AND NOT streaming.is_superseded(
+            f.instance_id, f.cheat_check_version, f.flagged_at, %(prefixes)s::text[])
   )
   AND NOT EXISTS (
       SELECT FROM flagging.review_queue AS q
@@ -149,6 +128,8 @@ WHERE q.state = 'open'
           WHERE f.instance_id = q.instance_id AND f.membership_id = q.membership_id
             AND f.cheat_probability >= %(sure)s
             AND f.cheat_check_version ^@ ANY(%(prefixes)s::text[])
+            AND NOT streaming.is_superseded(
+                f.instance_id, f.cheat_check_version, f.flagged_at, %(prefixes)s::text[])
       )
   );
 
