@@ -14,7 +14,7 @@ from assets.analytics import clickhouse_instance
 from assets.charts import Bar, bar_chart
 from assets.core import INSTANCE, PLAYER
 from assets.tables import OWNERS, RETRY, shown
-from raidhub_dagster.cheat_detection.parameters import load_parameters
+from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_learning.artifact import load_model, newest
 from raidhub_dagster.cheat_learning.labels import window_of
 from raidhub_dagster.cheat_learning.models import require_installed
@@ -69,7 +69,7 @@ def cheat_features(
         seen = look_at_features(
             connection,
             client,
-            load_parameters(),
+            current_parameters(postgres.open_settings()),
             since=until - timedelta(days=config.days),
             until=until,
         )
@@ -135,7 +135,7 @@ def cheat_model(
         done = train_model(
             connection,
             client,
-            load_parameters(),
+            current_parameters(postgres.open_settings()),
             postgres.open_settings().cheat_model_folder,
             since=until - timedelta(days=config.days),
             until=until,
@@ -225,7 +225,7 @@ def review_queue(
         require_installed()
         entry = newest(connection)
         if entry is not None:
-            parameters = load_parameters()
+            parameters = current_parameters(postgres.open_settings())
             done = review(
                 connection,
                 client,
