@@ -1,7 +1,5 @@
 """The levels in one run, from flags to the report, and the repair that takes levels back."""
 
-from datetime import UTC, datetime
-
 import dagster as dg
 from pydantic import Field
 
@@ -13,9 +11,15 @@ from assets.cheats import (
 )
 from assets.tables import RETRY
 from raidhub_dagster.cheat_detection import clearing
-from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.failures import dagster_failures
-from raidhub_dagster.jobs.repair import ALONE_TAG, RepairConfig, Report, repair_job, tell
+from raidhub_dagster.jobs.repair import (
+    ALONE_TAG,
+    RepairConfig,
+    Report,
+    read_time,
+    repair_job,
+    tell,
+)
 from raidhub_dagster.resources import PostgresResource
 
 cheats_levels_job = dg.define_asset_job(
@@ -64,8 +68,8 @@ def revert_cheat_levels(
             connection,
             changes=config.changes,
             run=config.run,
-            since=_time("since", config.since),
-            until=_time("until", config.until),
+            since=read_time("since", config.since) if config.since else None,
+            until=read_time("until", config.until) if config.until else None,
             lift_blacklists=config.lift_blacklists,
             actor=config.actor,
             reason=config.reason,
@@ -109,16 +113,6 @@ def revert_cheat_levels(
             is_preview=config.dry_run,
         ),
     )
-
-
-def _time(field: str, text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise PermanentError(f"{field}: {text!r} is no time like 2026-03-01T17:00:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 CHEAT_LEVEL_JOBS = [cheats_levels_job, repair_job(revert_cheat_levels)]

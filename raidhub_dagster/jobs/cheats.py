@@ -12,7 +12,7 @@ from raidhub_dagster.cheat_detection import clearing, recheck
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.failures import dagster_failures
-from raidhub_dagster.jobs.repair import RepairConfig, Report, repair_job, tell
+from raidhub_dagster.jobs.repair import RepairConfig, Report, read_time, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
 
 cheat_norms_job = dg.define_asset_job(
@@ -161,7 +161,7 @@ def clear_flags(
         done = clearing.clear_flags(
             connection,
             config.bits,
-            _time(config.since),
+            read_time("since", config.since),
             kept_version=config.kept_version
             or current_parameters(postgres.open_settings()).version,
             dry_run=config.dry_run,
@@ -238,14 +238,6 @@ def clear_player(
             is_preview=config.dry_run,
         ),
     )
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise PermanentError(f"since: {text!r} is no time like 2026-03-01T17:00:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 CHEAT_JOBS: list[Any] = [

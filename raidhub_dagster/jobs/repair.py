@@ -4,9 +4,12 @@ A repair is a job of one op that calls one function of the domain. Example confi
 docs/repairs/.
 """
 
+from datetime import UTC, datetime
+
 import dagster as dg
 from pydantic import Field
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.monitoring.markdown import Report as Report
 
@@ -21,6 +24,15 @@ class RepairConfig(dg.Config):
     dry_run: bool = Field(
         default=True, description="True: only report what would change. False: change it."
     )
+
+
+def read_time(field: str, text: str) -> datetime:
+    """The time in a field of a configuration, UTC without a zone. Raises PermanentError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise PermanentError(f"{field}: {text!r} is no time like 2026-03-01T17:00:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def tell(context: dg.OpExecutionContext, report: Report) -> None:
