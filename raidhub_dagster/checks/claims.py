@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.cheat_detection.parameters import Parameters, current_parameters
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.claims import Problem
@@ -42,6 +43,22 @@ def claim(
         since = _written_from(context.instance, key, context.run.run_id)
         with dagster_failures(), postgres.connection() as connection:
             return judged(find(connection, since))
+
+    return holds
+
+
+def claim_of_rules(
+    key: dg.AssetKey,
+    name: str,
+    description: str,
+    find: Callable[[Connection, Parameters], Sequence[Problem]],
+) -> dg.AssetChecksDefinition:
+    """The same of a claim that depends on the cheat rules in use; it stops nothing."""
+
+    @dg.asset_check(asset=key, name=f"{key.path[-1]}_{name}", description=description)
+    def holds(postgres: PostgresResource) -> dg.AssetCheckResult:
+        with dagster_failures(), postgres.connection() as connection:
+            return judged(find(connection, current_parameters(postgres.open_settings())))
 
     return holds
 
