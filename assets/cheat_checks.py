@@ -15,7 +15,7 @@ from assets.manifest import weapon_definitions
 from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.cheat_detection.norms import refresh_norms
 from raidhub_dagster.cheat_detection.parameters import current_parameters
-from raidhub_dagster.cheat_detection.recheck import Difference, add_recheck, instances_of_day
+from raidhub_dagster.cheat_detection.recheck import Difference, instances_of_day, recheck
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.resources import PostgresResource
@@ -88,7 +88,7 @@ def cheat_recheck(
         for day in days:
             before = (done.checked, done.new_flags, done.gone_flags)
             ids = instances_of_day(connection, day)
-            add_recheck(done, connection, parameters, ids, dry_run=config.dry_run)
+            recheck(connection, parameters, ids, dry_run=config.dry_run, into=done)
             told = zip(
                 ("checked", "newly_flagged", "no_longer_flagged"),
                 (done.checked, done.new_flags, done.gone_flags),

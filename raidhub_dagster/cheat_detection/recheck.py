@@ -48,8 +48,8 @@ class Change(NamedTuple):
         return self.before == 0
 
 
-class Raised(NamedTuple):
-    """A change of a cheat level; ids ascend."""
+class LevelChange(NamedTuple):
+    """A cheat level that rose or fell; ids ascend."""
 
     change_id: int
     membership_id: int
@@ -145,30 +145,16 @@ def recheck(
     ids: Iterable[int],
     *,
     dry_run: bool,
+    into: Difference | None = None,
     sleep: Callable[[float], None] = time.sleep,
     rng: Rng = random,
 ) -> Difference:
     """Checks all of `ids` again, those that this version has seen too; the difference to before.
 
-    In batches, each a transaction, so that a run that ends early may simply be repeated. A preview
-    writes nothing and takes no lock.
+    It is added to `into`, for work that comes in parts. In batches, each a transaction, so that a
+    run that ends early may simply be repeated. A preview writes nothing and takes no lock.
     """
-    done = Difference(parameters.version)
-    add_recheck(done, connection, parameters, ids, dry_run=dry_run, sleep=sleep, rng=rng)
-    return done
-
-
-def add_recheck(
-    done: Difference,
-    connection: Connection,
-    parameters: Parameters,
-    ids: Iterable[int],
-    *,
-    dry_run: bool,
-    sleep: Callable[[float], None] = time.sleep,
-    rng: Rng = random,
-) -> None:
-    """`recheck`, whose difference is added to `done`: for work that comes in parts."""
+    done = Difference(parameters.version) if into is None else into
     for batch in _batches(sorted(set(ids))):
         if dry_run:
             try:
@@ -181,6 +167,7 @@ def add_recheck(
             )
         _count(done, parameters, *found)
         done.missing.extend(_not_stored(batch, found[1]))
+    return done
 
 
 def instances_of_day(connection: Connection, day: date) -> list[int]:
@@ -218,7 +205,7 @@ def queue_recent(
     """Asks instance_cheat_check for recent runs of those whose level asks for it; how many.
 
     Whoever is below the level, whitelisted or long unseen is left out, and so is what this version
-    has checked.
+    has checked. A preview is taken back.
     """
     rule = parameters.blacklist.recheck
     wanted = {
@@ -231,19 +218,20 @@ def queue_recent(
         "now": now,
     }
     with connection, connection.cursor() as cursor:
-        if not dry_run:
-            cursor.execute(_SQL["queue_recent"], wanted)
-            return cursor.rowcount
-        cursor.execute(_SQL["count_recent"], wanted)
-        ((count,),) = cursor.fetchall()
-    return int(count)
+        cursor.execute(_SQL["queue_recent"], wanted)
+        queued = cursor.rowcount
+        if dry_run:
+            connection.rollback()
+    return queued
 
 
-def level_changes(connection: Connection, after: int, *, now: datetime, limit: int) -> list[Raised]:
+def level_changes(
+    connection: Connection, after: int, *, now: datetime, limit: int
+) -> list[LevelChange]:
     """Changes of levels behind the one with id `after`, at most `limit`, the oldest first."""
     with connection, connection.cursor() as cursor:
-        cursor.execute(_SQL["find_raised"], {"after": after, "now": now, "limit": limit})
-        return [Raised(*row) for row in cursor]
+        cursor.execute(_SQL["find_level_changes"], {"after": after, "now": now, "limit": limit})
+        return [LevelChange(*row) for row in cursor]
 
 
 def digest_of_inputs(connection: Connection) -> str:

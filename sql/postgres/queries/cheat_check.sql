@@ -223,23 +223,7 @@ FROM (
 ) AS due
 ORDER BY instance_id;
 
--- name: count_recent
--- As queue_recent, for a preview.
-SELECT count(DISTINCT p.instance_id)
-FROM core.player AS who
-JOIN core.instance_player AS p USING (membership_id)
-JOIN core.instance AS i USING (instance_id)
-WHERE who.membership_id = ANY(%(players)s::bigint[])
-  AND who.cheat_level >= %(min_level)s
-  AND NOT who.is_whitelisted
-  AND who.last_seen >= %(now)s - make_interval(days => %(seen_days)s)
-  AND i.date_completed >= %(now)s - make_interval(days => %(completed_days)s)
-  AND NOT EXISTS (
-      SELECT FROM streaming.cheat_check AS c
-      WHERE c.instance_id = p.instance_id AND c.version = %(version)s
-  );
-
--- name: find_raised
+-- name: find_level_changes
 -- Primary key, backwards to the cursor. An id is drawn before its transaction commits, so that a
 -- smaller one may come later: changes younger than a minute wait for the next call.
 SELECT id, membership_id, old_level, new_level
