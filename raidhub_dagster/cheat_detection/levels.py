@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extras import Json
 
@@ -49,7 +50,7 @@ class Raised:
     profiles_asked: int = 0
     profiles_missing: Counter[str] = field(default_factory=Counter)
     partial: int = 0  # judged without a profile
-    rises: list[Rise] = field(default_factory=list)
+    rises: list[Rise] = field(default_factory=list)  # the highest level first
     levels: dict[int, int] = field(default_factory=dict)  # players by level afterwards
 
     def raised_to(self, level: int) -> int:
@@ -127,7 +128,7 @@ def raise_levels(
             return _raise(connection, parameters, batch, run, webhooks, at)
 
         done.rises += pool.run(write)
-    done.rises = notices.sorted_rises(done.rises)
+    done.rises.sort(key=lambda rise: (-rise.new_level, rise.record.membership_id))
     with pool.connection() as connection:
         done.levels = count_levels(connection)
     return done
@@ -234,9 +235,8 @@ def _raise(
             {"players": players, "levels": array(rise.new_level for rise in batch)},
         )
         rises = [
-            Rise(r.record, old, r.new_level, r.rule, r.flags, r.sure, r.account)
+            msgspec.structs.replace(by_player[who], old_level=old)
             for who, old in sorted(cursor.fetchall())
-            for r in (by_player[who],)
         ]
         for rise in rises:
             who = rise.record.membership_id

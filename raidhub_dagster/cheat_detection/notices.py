@@ -3,7 +3,7 @@
 Shapes: docs/domain/cheat-levels.md, "Who is told".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -126,8 +126,3 @@ def evidence(rise: Rise, *, version: str, run: str, now: datetime) -> dict[str, 
         "age_days": round(rise.record.age_days(now), 3),
         "clears": rise.record.clears,
     }
-
-
-def sorted_rises(rises: Sequence[Rise]) -> list[Rise]:
-    """The highest level first."""
-    return sorted(rises, key=lambda r: (-r.new_level, r.record.membership_id))
