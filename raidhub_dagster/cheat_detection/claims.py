@@ -7,10 +7,9 @@ from datetime import datetime
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
 from raidhub_dagster.cheat_detection.account import Counts, judge
-from raidhub_dagster.cheat_detection.flag_stats import CLASSES, class_of
+from raidhub_dagster.cheat_detection.flag_stats import CLASSES, Flag, classes_of
 from raidhub_dagster.cheat_detection.levels import ACTOR
 from raidhub_dagster.cheat_detection.parameters import Parameters
-from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.storage.claims import Problem, find_broken
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.queries import load
@@ -41,16 +40,10 @@ def check_counts(
         whole: Counter[str] = Counter()
         sure: Counter[str] = Counter()
         for player, player_mask, instance, instance_mask in flags:
-            whole[class_of(classes, player, instance)] += 1
-            is_generic = _is_generic(player_mask)
-            sure[
-                class_of(
-                    classes,
-                    None if is_generic else player,
-                    None if _is_generic(instance_mask) else instance,
-                    any_flag=not is_generic,
-                )
-            ] += 1
+            own, of_run = Flag(player, player_mask), Flag(instance, instance_mask)
+            in_class, surely = classes_of(classes, own, of_run)
+            whole[in_class] += 1
+            sure[surely] += 1
         if counts != [whole[name] for name in CLASSES] + [sure[name] for name in CLASSES]:
             wrong.append(membership_id)
     return _problem("counts differ from the flags", wrong)
@@ -102,10 +95,6 @@ def check_blacklist(connection: Connection, since: datetime) -> list[Problem]:
                 values,
             ),
         ]
-
-
-def _is_generic(mask: int | None) -> bool:
-    return bool((mask or 0) >> ReasonBit.GENERIC & 1)
 
 
 def _problem(claim: str, ids: Sequence[int]) -> list[Problem]:

@@ -73,6 +73,30 @@ def class_of(
     return ""
 
 
+class Flag(NamedTuple):
+    """Of a player in a run, or of a run; without one both are None."""
+
+    probability: float | None
+    bitmask: int | None
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether the probability rests on generic rules."""
+        return bool((self.bitmask or 0) >> ReasonBit.GENERIC & 1)
+
+    @property
+    def sure(self) -> float | None:
+        return None if self.is_generic else self.probability
+
+
+def classes_of(classes: Classes, player: Flag, of_run: Flag) -> tuple[str, str]:
+    """The class of a player's flag, and the one that it has without generic rules."""
+    return (
+        class_of(classes, player.probability, of_run.probability),
+        class_of(classes, player.sure, of_run.sure, any_flag=not player.is_generic),
+    )
+
+
 def _values(parameters: Parameters) -> Mapping[str, object]:
     limits: Sequence[FlagClass] = [getattr(parameters.classes, name) for name in CLASSES]
     return {

@@ -31,14 +31,13 @@ from raidhub_dagster.cheat_detection.account import (
     judge_account,
 )
 from raidhub_dagster.cheat_detection.checking import BATCH, Outcome, check_batch
-from raidhub_dagster.cheat_detection.flag_stats import class_of
+from raidhub_dagster.cheat_detection.flag_stats import Flag, classes_of
 from raidhub_dagster.cheat_detection.parameters import (
     DEFAULT_VERSION,
     FOLDER,
     Parameters,
     load_parameters,
 )
-from raidhub_dagster.cheat_detection.reasons import ReasonBit
 from raidhub_dagster.cheat_detection.rules import check
 from raidhub_dagster.cheat_detection.verdict import Verdict
 from raidhub_dagster.pgcr.envelope import pack, stamped
@@ -129,17 +128,16 @@ def judge_players(
     Nobody's history is older than the world, so that most accounts count as young: harder on the
     honest than the real game.
     """
-    flags: dict[int, list[tuple[str, bool]]] = defaultdict(list)  # class, rests on generic rules
+    flags: dict[int, list[tuple[str, str]]] = defaultdict(list)  # classes of each
     runs: dict[int, list[Case]] = defaultdict(list)
     for each in judged:
         verdict = each.verdict
         for player in verdict.players:
             runs[player.membership_id].append(each.case)
             if player.probability > parameters.thresholds.player_store:
-                name = class_of(parameters.classes, player.probability, verdict.probability)
-                masks = player.bitmask | verdict.bitmask
-                is_generic = bool(masks >> ReasonBit.GENERIC & 1)
-                flags[player.membership_id].append((name, is_generic))
+                own = Flag(player.probability, player.bitmask)
+                of_run = Flag(verdict.probability, verdict.bitmask)
+                flags[player.membership_id].append(classes_of(parameters.classes, own, of_run))
     cheaters = {world.player(world.cheater(i)).membership_id for i in range(world.cheaters)}
     return [
         _stand(parameters, world, who, flags.get(who, []), runs.get(who, []))
@@ -151,7 +149,7 @@ def _stand(
     parameters: Parameters,
     world: JudgedWorld,
     membership_id: int,
-    flags: Sequence[tuple[str, bool]],
+    flags: Sequence[tuple[str, str]],
     runs: Sequence[Case],
 ) -> Standing:
     player = world.player_of(membership_id)
@@ -188,8 +186,8 @@ def _stand(
         highest_rank=account.lifetime_rank,
     )
     chance = judge_account(parameters.account, record, profile, NOW).chance
-    sure = [name for name, is_generic in flags if not is_generic]
-    level = judge(parameters, _count(name for name, _ in flags), _count(sure), chance).level
+    whole, sure = (_count(names[place] for names in flags) for place in (0, 1))
+    level = judge(parameters, whole, sure, chance).level
     return Standing(world.style_of(player.number), level, len(flags))
 
 
