@@ -203,10 +203,7 @@ class JudgedWorld(HonestWorld):
         )
 
     def _speedrun(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
-        def fits(version: Version, end: int) -> bool:
-            return self._best_s(version, end) is not None and end not in UNKNOWN_FRESH
-
-        found = self._find(rng, instance_id, fits)
+        found = self._find(rng, instance_id, self._has_record)
         if found is None:
             return None
         version, end = found
@@ -333,10 +330,7 @@ class JudgedWorld(HonestWorld):
     # --- innocents ------------------------------------------------------------------------------
 
     def _record(self, rng: Random, instance_id: int) -> Run | None:
-        def fits(version: Version, end: int) -> bool:
-            return self._best_s(version, end) is not None and end not in UNKNOWN_FRESH
-
-        found = self._find(rng, instance_id, fits)
+        found = self._find(rng, instance_id, self._has_record)
         if found is None:
             return None
         version, end = found
@@ -421,7 +415,7 @@ class JudgedWorld(HonestWorld):
         found = wished[int(rng.random() * len(wished))], self.ended(instance_id)
         if rng.random() < 0.3:
             found = self._find(rng, instance_id, fits) or found
-        team = self._team(*found[:1], True, found[1])
+        team = self._team(found[0], True, found[1])
         size = (6, 6, 3, 2, team.players if team else 1)[int(rng.random() * 5)]
         best = expected_s(self._best_s(*found) or 210.0, size)
         return self._compose(

@@ -63,6 +63,9 @@ class HonestWorld(World):
             return FLOORS.get(version.version_id)
         return raid_of(version).record_s(when - version.activity.release)
 
+    def _has_record(self, version: Version, when: int) -> bool:
+        return self._best_s(version, when) is not None and when not in UNKNOWN_FRESH
+
     def _not_too_fast(
         self, version: Version, when: float, duration: int, fresh: bool, bodies: float
     ) -> int:
