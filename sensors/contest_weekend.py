@@ -8,7 +8,8 @@ import dagster as dg
 
 from assets.definitions import ACTIVITY_DEFINITION
 from assets.leaderboards import leaderboard_key
-from raidhub_dagster.discord.alerts import Alert, Colour, Fields
+from raidhub_dagster.discord.alerts import Alert, Colour
+from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.monitoring.episodes import Limit, Reading
 from raidhub_dagster.resources import DiscordResource, PostgresResource
 from raidhub_dagster.storage.definitions import Activity, load_activities

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Mapping
 
-from raidhub_dagster.discord.alerts import Alert, Colour, Fields
+from raidhub_dagster.discord.alerts import Alert, Colour
+from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.monitoring.episodes import Reading, follow
 from raidhub_dagster.resources import DiscordResource
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.queues import QUEUES
-from raidhub_dagster.discord.alerts import Fields
+from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.overview import QueueState, overview

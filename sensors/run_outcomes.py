@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raidhub_dagster.discord.alerts import Alert, Colour, Fields
+from raidhub_dagster.discord.alerts import Alert, Colour
+from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.resources import DiscordResource
 
 # The state is in Dagster's own database, as tags of the runs: it survives restarts, shows in the

@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.analytics import OUTBOX, clickhouse_instance
 from assets.core import INSTANCE
-from raidhub_dagster.discord.alerts import Fields
+from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.monitoring.episodes import Limit, Reading
 from raidhub_dagster.resources import DiscordResource, PostgresResource
 from raidhub_dagster.storage import api_state

@@ -10,7 +10,7 @@ from typing import Any
 from raidhub_dagster.cheat_detection.facts import InstanceFacts
 from raidhub_dagster.cheat_detection.parameters import Parameters
 from raidhub_dagster.cheat_detection.verdict import Verdict, flagged_players
-from raidhub_dagster.discord.webhooks import embed
+from raidhub_dagster.discord.messages import embed
 
 _EXPLANATION = 1500
 _PLAYERS = 12

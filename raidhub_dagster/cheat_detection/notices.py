@@ -11,7 +11,7 @@ import msgspec
 
 from raidhub_dagster.cheat_detection.account import AccountVerdict, Counts, Record
 from raidhub_dagster.discord.alerts import Colour
-from raidhub_dagster.discord.webhooks import embed
+from raidhub_dagster.discord.messages import embed
 
 _INT64 = 1 << 64
 _LEVEL_BITS = 20

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,17 +19,14 @@ from typing import Any, Self
 import requests
 from pydantic import SecretStr
 
-log = logging.getLogger(__name__)
+from raidhub_dagster.discord.messages import Fields, embed, retry_after_s
 
-# What is told besides the title: name -> value.
-Fields = Mapping[str, str | int | float]
+log = logging.getLogger(__name__)
 
 _WAITING = 100  # alerts that may wait for Discord; beyond it they stay in the log
 _TIMEOUT_S = 10.0
 _TRIES = 3
 _LONGEST_PAUSE_S = 30.0  # that Discord may ask for
-FIELD_LENGTH = 1024  # Discord's limits
-FIELDS = 25
 
 
 class Colour(IntEnum):
@@ -127,24 +124,10 @@ class Alerts:
             self._thread.join(limit_s)
 
     def _message(self, alert: Alert, held: int) -> dict[str, Any]:
-        fields = [
-            {"name": name, "value": (str(value) or "-")[:FIELD_LENGTH], "inline": True}
-            for name, value in alert.fields.items()
-        ]
-        if held:
-            fields.append({"name": "Held back before", "value": str(held), "inline": True})
-        message: dict[str, Any] = {
-            "embeds": [
-                {
-                    "title": alert.title,
-                    "color": int(alert.colour),
-                    "fields": fields[:FIELDS],
-                    "timestamp": self._now().isoformat(),
-                    "footer": {"text": self._footer},
-                }
-            ],
-            "allowed_mentions": {"parse": []},  # no name in a field may call anybody
-        }
+        fields: Fields = {**alert.fields, **({"Held back before": held} if held else {})}
+        message = embed(
+            alert.title, alert.colour, at=self._now(), footer=self._footer, fields=fields
+        )
         if alert.mentions and self._role_id:
             message["content"] = f"<@&{self._role_id}>"
             message["allowed_mentions"] = {"roles": [self._role_id]}
@@ -169,7 +152,7 @@ class Alerts:
                     return
                 problem = f"HTTP {answer.status_code}"
                 if answer.status_code == 429:
-                    pause_s = _retry_after_s(answer)
+                    pause_s = retry_after_s(answer, least_s=0.0, most_s=_LONGEST_PAUSE_S)
                 elif answer.status_code < 500:
                     break
             except (requests.RequestException, ValueError) as error:
@@ -177,11 +160,3 @@ class Alerts:
             if self._closing.wait(pause_s):
                 break
         log.warning("An alert did not reach Discord: %s", problem, extra={"action": "alert_failed"})
-
-
-def _retry_after_s(answer: requests.Response) -> float:
-    try:
-        asked_s = float(answer.headers.get("Retry-After", "1"))
-    except ValueError:
-        asked_s = 1.0
-    return min(max(asked_s, 0.0), _LONGEST_PAUSE_S)

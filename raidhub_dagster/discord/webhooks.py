@@ -1,21 +1,19 @@
 """Posts one message to a webhook and says what became of it; never raises for the other side.
 
 Used for messages that may not be lost (`storage/webhooks.py`). What a message says is decided by
-whoever puts it into the outbox; the shape of an embed is here.
+whoever puts it into the outbox.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import requests
 from pydantic import SecretStr
 
-from raidhub_dagster.discord.alerts import FIELD_LENGTH, FIELDS, Fields
+from raidhub_dagster.discord.messages import retry_after_s
 
 _TIMEOUT_S = 10.0
-_DESCRIPTION_LENGTH = 4096  # Discord's limit
 _LONGEST_PAUSE_S = 900.0
 _SUCCESS = frozenset(range(200, 300))
 
@@ -67,37 +65,9 @@ class Poster:
         if answer.status_code in address.accepted:
             return Posted(None)
         problem = f"HTTP {answer.status_code}"
-        return Posted(problem, _rest_s(answer) if answer.status_code == 429 else None)
-
-
-def embed(
-    title: str,
-    colour: int,
-    *,
-    at: datetime,
-    footer: str,
-    fields: Fields | None = None,
-    description: str = "",
-) -> Mapping[str, Any]:
-    """A message of one embed for Discord, cut to its limits; no name in it calls anybody."""
-    shown: dict[str, Any] = {
-        "title": title,
-        "color": int(colour),
-        "fields": [
-            {"name": name, "value": (str(value) or "-")[:FIELD_LENGTH], "inline": True}
-            for name, value in (fields or {}).items()
-        ][:FIELDS],
-        "timestamp": at.isoformat(),
-        "footer": {"text": footer},
-    }
-    if description:
-        shown["description"] = description[:_DESCRIPTION_LENGTH]
-    return {"embeds": [shown], "allowed_mentions": {"parse": []}}
-
-
-def _rest_s(answer: requests.Response) -> float:
-    try:
-        asked_s = float(answer.headers.get("Retry-After", "1"))
-    except ValueError:
-        asked_s = 1.0
-    return min(max(asked_s, 1.0), _LONGEST_PAUSE_S)
+        return Posted(
+            problem,
+            retry_after_s(answer, least_s=1.0, most_s=_LONGEST_PAUSE_S)
+            if answer.status_code == 429
+            else None,
+        )

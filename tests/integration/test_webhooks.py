@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from raidhub_dagster.discord.webhooks import Address, Posted, Poster, embed
+from raidhub_dagster.discord.messages import embed
+from raidhub_dagster.discord.webhooks import Address, Posted, Poster
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
 from raidhub_dagster.storage import outbox
