@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,10 @@ from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
-from raidhub_dagster.storage import clickhouse as ch
-from raidhub_dagster.storage import clickhouse_lookups
-from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage.clickhouse_parity import compare
 from raidhub_dagster.storage.clickhouse_rebuild import awaiting_days
 from tests.dagster.home import ROOT, dagster_environment, run_job
-from tests.support.analytics import HOUR, Analytics, run, send_until_quiet
+from tests.support.analytics import HOUR, Analytics, opened, run, send_until_quiet
 
 DAY = HOUR.date()
 EXAMPLE = ROOT / "docs" / "repairs" / "rebuild_clickhouse_day.yaml"
@@ -40,16 +36,10 @@ def analytics(
     postgres: dict[str, Any], clickhouse: dict[str, Any], settings_for: Callable[..., Settings]
 ) -> Iterator[Analytics]:
     """Two days of runs in both stores, of which ClickHouse then loses two."""
-    settings = settings_for(postgres, clickhouse)
-    with (
-        closing(pg.connect(settings, "pytest")) as connection,
-        closing(ch.connect(settings, "pytest")) as client,
-    ):
-        clickhouse_lookups.refresh_lookups(connection, client)
-        stores = Analytics(settings, connection, client)
+    with opened(settings_for(postgres, clickhouse)) as stores:
         stores.store(run(1), run(2, players=(2, 3)), run(3, started=HOUR - timedelta(days=1)))
         send_until_quiet(stores)
-        client.command("DELETE FROM instance WHERE instance_id IN (1, 3)")
+        stores.clickhouse.command("DELETE FROM instance WHERE instance_id IN (1, 3)")
         yield stores
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ from assets.cheat_learning import FEATURES_KEY, MODEL_KEY, QUEUE_KEY
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import clickhouse as ch
-from raidhub_dagster.storage import clickhouse_lookups
-from raidhub_dagster.storage import postgres as pg
 from tests.dagster.home import ROOT
-from tests.support.analytics import Analytics
+from tests.support.analytics import Analytics, opened
 from tests.support.cheat_runs import populate, store
 
 LEARN = {"ops": {"postgres__cheat_model": {"config": {"days": 100, "precision": 0.9}}}}
@@ -31,13 +27,8 @@ QUEUE = "SELECT id, state, decided_by FROM flagging.review_queue ORDER BY id"
 def stores(
     postgres: dict[str, Any], clickhouse: dict[str, Any], settings_for: Callable[..., Settings]
 ) -> Iterator[Analytics]:
-    settings = settings_for(postgres, clickhouse)
-    with (
-        closing(pg.connect(settings, "pytest")) as connection,
-        closing(ch.connect(settings, "pytest")) as client,
-    ):
-        clickhouse_lookups.refresh_lookups(connection, client)
-        yield Analytics(settings, connection, client)
+    with opened(settings_for(postgres, clickhouse)) as found:
+        yield found
 
 
 @pytest.fixture
@@ -155,6 +146,22 @@ def test_without_the_extra_a_run_says_how_to_install_it(
     result = execute(job)
     assert not result.success
     assert "pip install 'raidhub-dagster[ml]'" in failure(result)
+
+
+@pytest.mark.usefixtures("stores")
+def test_learning_goes_by_the_rules_in_use(
+    postgres: dict[str, Any], clickhouse: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    """Labels of other rules than those that raise levels would teach another game."""
+    job = build_defs(
+        {
+            "postgres": PostgresResource(settings={**postgres, "cheat_version": "compat-0"}),
+            "clickhouse": ClickHouseResource(settings=clickhouse),
+        }
+    ).resolve_job_def("cheats_learning_job")
+    assert "CHEAT_VERSION" in failure(
+        job.execute_in_process(instance=instance, raise_on_error=False)
+    )
 
 
 @pytest.mark.parametrize("name", ["cheats_learning", "cheats_review"])

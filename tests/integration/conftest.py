@@ -1,15 +1,12 @@
 """Fixtures that several modules of this folder share."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import clickhouse as ch
-from raidhub_dagster.storage import clickhouse_lookups
-from raidhub_dagster.storage import postgres as pg
+from tests.support import analytics as analytics_stores
 from tests.support.analytics import Analytics
 from tests.support.bungie import Bungie, simulated
 from tests.support.database import Database, opened
@@ -19,14 +16,8 @@ from tests.support.database import Database, opened
 def analytics(
     postgres: dict[str, Any], clickhouse: dict[str, Any], settings_for: Callable[..., Settings]
 ) -> Iterator[Analytics]:
-    """Both stores, empty but for the definitions."""
-    settings = settings_for(postgres, clickhouse)
-    with (
-        closing(pg.connect(settings, "pytest")) as connection,
-        closing(ch.connect(settings, "pytest")) as client,
-    ):
-        clickhouse_lookups.refresh_lookups(connection, client)
-        yield Analytics(settings, connection, client)
+    with analytics_stores.opened(settings_for(postgres, clickhouse)) as stores:
+        yield stores
 
 
 @pytest.fixture(scope="session")

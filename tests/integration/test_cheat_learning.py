@@ -13,7 +13,7 @@ import pytest
 from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.cheat_learning.artifact import Entry, check_newest, load_model, newest
 from raidhub_dagster.cheat_learning.features import FEATURES, Flags, Rows, Window, read_rows
-from raidhub_dagster.cheat_learning.labels import read_labelled, window_of
+from raidhub_dagster.cheat_learning.labels import Labelled, read_labelled, window_of
 from raidhub_dagster.cheat_learning.models import Model
 from raidhub_dagster.cheat_learning.review import (
     Decision,
@@ -31,11 +31,9 @@ from raidhub_dagster.cheat_learning.training import (
 )
 from raidhub_dagster.errors import PermanentError, TransientError
 from raidhub_dagster.storage import clickhouse as ch
-from raidhub_dagster.storage import clickhouse_lookups
-from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage.leaderboards import refresh_view
 from tests.conftest import Overrides, make_settings, own_clickhouse, own_postgres
-from tests.support.analytics import HOUR, Analytics, run, send_until_quiet
+from tests.support.analytics import HOUR, Analytics, opened, run, send_until_quiet
 from tests.support.cheat_runs import UNKNOWN, Population, populate, store
 
 PARAMETERS = load_parameters()
@@ -72,6 +70,12 @@ class World:
             most=most,
         )
 
+    def labelled(self, *, most_rows: int = 100_000) -> Labelled:
+        stores = self.stores
+        return read_labelled(
+            stores.postgres, stores.clickhouse, self.window(), PARAMETERS, most_rows=most_rows
+        )
+
     def queue(self) -> list[tuple[Any, ...]]:
         return self.stores.rows("SELECT * FROM flagging.review_queue ORDER BY id")
 
@@ -86,10 +90,8 @@ def shared(
     with ExitStack() as closing_:
         own = closing_.enter_context(own_postgres(postgres_server))
         house = closing_.enter_context(own_clickhouse(clickhouse_server, postgres_server))
-        settings = make_settings(own, house)
-        connection = closing_.enter_context(closing(pg.connect(settings, "pytest")))
-        client = closing_.enter_context(closing(ch.connect(settings, "pytest")))
-        clickhouse_lookups.refresh_lookups(connection, client)
+        stores = closing_.enter_context(opened(make_settings(own, house)))
+        connection, client = stores.postgres, stores.clickhouse
         population = populate(21, runs=1200, players=1500, cheaters=4, until=NOW, weeks=8)
         store(population, connection, client)
         trained = train_model(
@@ -104,7 +106,6 @@ def shared(
             now=NOW,
         )
         assert isinstance(trained, Trained)
-        stores = Analytics(settings, connection, client)
         yield World(stores, population, folder, trained, load_model(folder, trained.entry))
 
 
@@ -117,6 +118,7 @@ def world(shared: World) -> World:
     )
     shared.stores.rows("UPDATE core.instance SET is_whitelisted = false")
     shared.stores.rows("DELETE FROM flagging.blacklist_instance")
+    shared.stores.rows("DELETE FROM streaming.cheat_check WHERE version = 'compat-2.3'")
     return shared
 
 
@@ -229,13 +231,7 @@ def test_an_impossible_window_is_an_error_and_an_empty_one_is_empty(world: World
 
 
 def test_labels_are_what_rules_and_people_say(world: World) -> None:
-    labelled = read_labelled(
-        world.stores.postgres,
-        world.stores.clickhouse,
-        world.window(),
-        PARAMETERS,
-        most_rows=100_000,
-    )
+    labelled = world.labelled()
     pairs = set(
         zip(
             labelled.rows.instance_ids[labelled.positive].tolist(),
@@ -256,16 +252,8 @@ def test_labels_are_what_rules_and_people_say(world: World) -> None:
 
 def test_what_was_not_drawn_but_confirmed_is_there(world: World) -> None:
     """One in ten thousand is confirmed: a draw would lose what there is to learn."""
-    labelled = read_labelled(
-        world.stores.postgres, world.stores.clickhouse, world.window(), PARAMETERS, most_rows=800
-    )
-    every = read_labelled(
-        world.stores.postgres,
-        world.stores.clickhouse,
-        world.window(),
-        PARAMETERS,
-        most_rows=100_000,
-    )
+    labelled = world.labelled(most_rows=800)
+    every = world.labelled()
     assert labelled.positive.sum() == every.positive.sum()
     assert labelled.negative.sum() < every.negative.sum() / 3
     assert labelled.weights[labelled.negative].min() > 3
@@ -279,14 +267,24 @@ def test_a_whitelisted_player_is_no_example_of_a_cheater(world: World) -> None:
     world.stores.rows(
         "UPDATE core.player SET is_whitelisted = true WHERE membership_id = %s", player
     )
-    labelled = read_labelled(
-        world.stores.postgres,
-        world.stores.clickhouse,
-        world.window(),
-        PARAMETERS,
-        most_rows=100_000,
-    )
+    labelled = world.labelled()
     assert not labelled.positive[labelled.rows.membership_ids == player].any()
+
+
+def test_a_flag_that_later_rules_did_not_give_teaches_nothing(world: World) -> None:
+    """After a rule was mended its mistakes would go on in every new model."""
+    before = world.labelled()
+    place = np.flatnonzero(before.positive)[0]
+    instance = int(before.rows.instance_ids[place])
+    world.stores.rows(
+        "INSERT INTO streaming.cheat_check (instance_id, version, probability, bitmask, checked_at)"
+        " VALUES (%s, 'compat-2.3', 0, 0, now() + interval '1 hour')",
+        instance,
+    )
+    after = world.labelled()
+    assert before.positive[before.rows.instance_ids == instance].any()
+    assert not after.positive[after.rows.instance_ids == instance].any()
+    assert after.positive.sum() < before.positive.sum()
 
 
 def test_a_trained_model_is_listed_with_its_figures(world: World) -> None:
@@ -428,13 +426,7 @@ def test_what_people_decided_is_learned_next(world: World) -> None:
     confirmed, dismissed = world.queue()[:2]
     decide(world.stores.postgres, [confirmed[0]], Decision.CONFIRMED, actor="a", dry_run=False)
     decide(world.stores.postgres, [dismissed[0]], Decision.DISMISSED, actor="a", dry_run=False)
-    labelled = read_labelled(
-        world.stores.postgres,
-        world.stores.clickhouse,
-        world.window(),
-        PARAMETERS,
-        most_rows=100_000,
-    )
+    labelled = world.labelled()
 
     def at(row: tuple[Any, ...]) -> Flags:
         rows = labelled.rows

@@ -1,6 +1,7 @@
 """A world for tests of ClickHouse: both stores, runs on days that the aggregates still keep."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,9 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from raidhub_dagster.pgcr.model import Character, Instance, Player, Weapon
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage import clickhouse_sender
+from raidhub_dagster.storage import clickhouse as ch
+from raidhub_dagster.storage import clickhouse_lookups, clickhouse_sender
+from raidhub_dagster.storage import postgres as pg
 from raidhub_dagster.storage.clickhouse_sender import Sent
 from raidhub_dagster.storage.store import Outcome, Store
 from tests.support.worlds import report_of
@@ -72,6 +75,17 @@ class Analytics:
             "SELECT instance_id, revision, arraySum(players.is_first_clear),"
             " arraySum(players.sherpas) FROM instance FINAL ORDER BY instance_id"
         )
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Analytics]:
+    """Both stores, empty but for the definitions."""
+    with (
+        closing(pg.connect(settings, "pytest")) as connection,
+        closing(ch.connect(settings, "pytest")) as client,
+    ):
+        clickhouse_lookups.refresh_lookups(connection, client)
+        yield Analytics(settings, connection, client)
 
 
 class DeathError(BaseException):
