@@ -29,8 +29,8 @@ def refresh_norms(connection: Connection, parameters: Parameters) -> Refreshed:
     """Makes the table what the stored clears say, in one transaction.
 
     Only of activities that the parameters give no curve or no least kills. Blacklisted runs do not
-    count: else the cheats of a new raid would make themselves usual. Where there are too few clears
-    the norm is null.
+    count unless they are whitelisted: else the cheats of a new raid would make themselves usual.
+    Where there are too few clears the norm is null.
     """
     generic = parameters.generic
     with connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:

@@ -199,11 +199,24 @@ def test_a_cheater_rises_and_the_record_says_why(suspects: Suspects, run: Run) -
 
 def test_a_second_run_changes_nothing(suspects: Suspects, run: Run) -> None:
     suspects.cheater(1, 6)
-    run()
-    before = suspects.rows("SELECT * FROM core.player"), suspects.changes()
-    again = run()
+
+    def state() -> list[Any]:
+        return [
+            suspects.rows("SELECT * FROM core.player"),
+            suspects.rows("SELECT * FROM streaming.cheat_level_change"),
+            suspects.rows(
+                "SELECT to_jsonb(s) - 'counted_at' FROM streaming.player_flag_stats AS s"
+            ),
+            suspects.rows("SELECT * FROM streaming.outbox"),
+        ]
+
+    webhooks = (Webhook.CHEAT_CHECK, Webhook.GM_REPORT)
+    run(webhooks=webhooks)
+    before = state()
+    assert all(before)
+    again = run(webhooks=webhooks)
     assert (again.eligible, again.judged, again.rises) == (1, 1, [])
-    assert (suspects.rows("SELECT * FROM core.player"), suspects.changes()) == before
+    assert state() == before
 
 
 def test_the_account_decides_where_flags_alone_do_not(suspects: Suspects, run: Run) -> None:

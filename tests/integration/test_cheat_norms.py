@@ -117,6 +117,16 @@ def test_too_few_clears_and_blacklisted_ones_are_no_norm(settings: Settings) -> 
         " VALUES (1001, 'Manual', 'cheat')",
     )
     assert refresh(settings)[1] == (1, True, 9, None, None)
+    execute(settings, "UPDATE core.instance SET is_whitelisted = true WHERE instance_id = 1001")
+    assert refresh(settings)[1] == (1, True, 10, 2, None)  # a person said that it is none
+
+
+def test_a_second_refresh_changes_no_norm(settings: Settings) -> None:
+    """Verdicts would depend on how often somebody pressed the button."""
+    clears(settings, 1, 1, 12)
+    first = refresh(settings)
+    assert refresh(settings) == first
+    assert len(first) == 4
 
 
 def test_an_activity_that_got_numbers_has_norms_no_more(settings: Settings) -> None:

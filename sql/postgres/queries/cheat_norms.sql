@@ -37,7 +37,7 @@ latest AS (
             FROM core.instance AS i
             WHERE i.hash = h.hash AND i.completed AND (i.fresh IS TRUE) = k.fresh
               AND NOT EXISTS (SELECT FROM flagging.blacklist_instance AS b
-                              WHERE b.instance_id = i.instance_id)
+                              WHERE b.instance_id = i.instance_id AND NOT i.is_whitelisted)
             ORDER BY i.date_completed DESC
             LIMIT %(kills_clears)s
         ) AS i
@@ -63,7 +63,7 @@ times AS (
     FROM hashes AS h
     JOIN core.instance AS i ON i.hash = h.hash AND i.completed AND i.fresh
     WHERE NOT EXISTS (SELECT FROM flagging.blacklist_instance AS b
-                      WHERE b.instance_id = i.instance_id)
+                      WHERE b.instance_id = i.instance_id AND NOT i.is_whitelisted)
     GROUP BY h.activity_id, h.version_id
 )
 INSERT INTO streaming.activity_norm AS n
