@@ -3,10 +3,18 @@
 Each raid is a pure function of (config, id) here too.
 """
 
+from contextlib import suppress
 from random import Random
 
 from simulator.definitions import Definitions, Version
-from simulator.honest import GHOST_CLEAR, UNKNOWN_FRESH, HonestWorld, raid_of, split
+from simulator.honest import (
+    GHOST_CLEAR,
+    UNKNOWN_FRESH,
+    HonestWorld,
+    NoOccasionError,
+    raid_of,
+    split,
+)
 from simulator.raids import BUG_WEEKS, DAY, expected_s
 from simulator.world import Account, Entry, Run, World, WorldConfig
 
@@ -130,16 +138,14 @@ class JudgedWorld(HonestWorld):
     def run(self, instance_id: int) -> Run:
         rng = Random(self.luck(instance_id))  # noqa: S311  repeatable, not secret
         luck = rng.random() / self.config.cheaters
-        found: Run | None = None
-        if not self.cheaters or luck >= 2 + _FAIR_SHARE:
-            pass
-        elif luck < 1:
-            found = self._unfair(rng, instance_id)
-        elif luck < 2:
-            found = self._innocent(rng, instance_id)
-        else:
-            found = self._fair_for_once(rng, instance_id)
-        return found or self._ordinary(rng, instance_id)
+        if self.cheaters and luck < 2 + _FAIR_SHARE:
+            with suppress(NoOccasionError):
+                if luck < 1:
+                    return self._unfair(rng, instance_id)
+                if luck < 2:
+                    return self._innocent(rng, instance_id)
+                return self._fair_for_once(rng, instance_id)
+        return self._ordinary(rng, instance_id)
 
     def _fair_for_once(self, rng: Random, instance_id: int) -> Run:
         """A cheater plays as everybody does."""
@@ -154,13 +160,13 @@ class JudgedWorld(HonestWorld):
     def _may_play(self, number: int, when: float) -> bool:
         return self.style_of(number) != FRESH_ACCOUNT or when > self.config.epoch - _RECENT
 
-    def _unfair(self, rng: Random, instance_id: int) -> Run | None:
+    def _unfair(self, rng: Random, instance_id: int) -> Run:
         driver = self._driver(rng)
         style = self.style_of(driver) or ""
         make = {LOWMAN: self._lowman, SPEEDRUN: self._speedrun, TIME_DILATION: self._dilation}
         return make.get(style, self._slaughter)(rng, instance_id, driver, style)
 
-    def _innocent(self, rng: Random, instance_id: int) -> Run | None:
+    def _innocent(self, rng: Random, instance_id: int) -> Run:
         make = {
             RECORD: self._record,
             LEGAL_LOWMAN: self._legal_lowman,
@@ -175,7 +181,7 @@ class JudgedWorld(HonestWorld):
 
     # --- cheats ---------------------------------------------------------------------------------
 
-    def _lowman(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
+    def _lowman(self, rng: Random, instance_id: int, driver: int, style: str) -> Run:
         fresh = rng.random() < 0.6
 
         def fits(version: Version, end: int) -> bool:
@@ -183,8 +189,6 @@ class JudgedWorld(HonestWorld):
             return team is not None and team.players > 1
 
         found = self._find(rng, instance_id, fits)
-        if found is None:
-            return None
         version, end = found
         team, raid = self._team(version, fresh, end), raid_of(version)
         pair = team is not None and team.players > 2 and rng.random() < 0.4
@@ -202,10 +206,8 @@ class JudgedWorld(HonestWorld):
             cheating=1 + pair,
         )
 
-    def _speedrun(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
+    def _speedrun(self, rng: Random, instance_id: int, driver: int, style: str) -> Run:
         found = self._find(rng, instance_id, self._has_record)
-        if found is None:
-            return None
         version, end = found
         raid, best = raid_of(version), self._best_s(version, end)
         team = self._team(version, True, end)
@@ -229,7 +231,7 @@ class JudgedWorld(HonestWorld):
         self._share(run, [int(kills * (0.3 + 0.3 * rng.random()))])
         return run
 
-    def _dilation(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
+    def _dilation(self, rng: Random, instance_id: int, driver: int, style: str) -> Run:
         fresh = rng.random() < 0.5
 
         def fits(version: Version, end: int) -> bool:
@@ -237,8 +239,6 @@ class JudgedWorld(HonestWorld):
             return team is None or team.players <= 3
 
         found = self._find(rng, instance_id, fits)
-        if found is None:
-            return None
         version, end = found
         team, raid = self._team(version, fresh, end), raid_of(version)
         size = max(team.players if team else 1, 1 + int(3 * rng.random()))
@@ -259,11 +259,9 @@ class JudgedWorld(HonestWorld):
             played=[played] * size,
         )
 
-    def _slaughter(self, rng: Random, instance_id: int, driver: int, style: str) -> Run | None:
+    def _slaughter(self, rng: Random, instance_id: int, driver: int, style: str) -> Run:
         """One or two who kill nearly everything, and four or five who watch."""
         found = self._find(rng, instance_id, lambda _version, end: self._may_play(driver, end))
-        if found is None:
-            return None
         version, end = found
         uniform = rng.random
         fresh = uniform() < 0.75 or style in (INFINITE_SUPER, FRESH_ACCOUNT)
@@ -329,10 +327,8 @@ class JudgedWorld(HonestWorld):
 
     # --- innocents ------------------------------------------------------------------------------
 
-    def _record(self, rng: Random, instance_id: int) -> Run | None:
+    def _record(self, rng: Random, instance_id: int) -> Run:
         found = self._find(rng, instance_id, self._has_record)
-        if found is None:
-            return None
         version, end = found
         raid, best = raid_of(version), self._best_s(version, end)
         size = 6 if rng.random() < 0.8 else 5
@@ -351,7 +347,7 @@ class JudgedWorld(HonestWorld):
             deathless=rng.random() < 0.3,
         )
 
-    def _legal_lowman(self, rng: Random, instance_id: int) -> Run | None:
+    def _legal_lowman(self, rng: Random, instance_id: int) -> Run:
         fresh = rng.random() < 0.5
 
         def fits(version: Version, end: int) -> bool:
@@ -359,8 +355,6 @@ class JudgedWorld(HonestWorld):
             return team is not None and team.players <= 3 and end not in UNKNOWN_FRESH
 
         found = self._find(rng, instance_id, fits)
-        if found is None:
-            return None
         version, end = found
         team, raid = self._team(version, fresh, end), raid_of(version)
         size = team.players if team else 3
@@ -384,10 +378,8 @@ class JudgedWorld(HonestWorld):
             deathless=rng.random() < 0.1,
         )
 
-    def _snipe(self, rng: Random, instance_id: int) -> Run | None:
+    def _snipe(self, rng: Random, instance_id: int) -> Run:
         found = self._find(rng, instance_id, lambda _version, _end: True)
-        if found is None:
-            return None
         fewest = raid_of(found[0]).fewest[1]
         kills = int(fewest * (1.0 + 0.3 * rng.random())) + int(4 * rng.random()) + 1
         duration = int(55 + 200 * rng.random())
@@ -405,16 +397,17 @@ class JudgedWorld(HonestWorld):
             played=[duration] * 4 + late,
         )
 
-    def _wish_wall(self, rng: Random, instance_id: int) -> Run | None:
+    def _wish_wall(self, rng: Random, instance_id: int) -> Run:
         def fits(version: Version, end: int) -> bool:
             return version.activity.id == _LAST_WISH and end not in UNKNOWN_FRESH
 
         wished = [v for v in self._now if v.activity.id == _LAST_WISH]
         if not wished:
-            return None
+            raise NoOccasionError
         found = wished[int(rng.random() * len(wished))], self.ended(instance_id)
         if rng.random() < 0.3:
-            found = self._find(rng, instance_id, fits) or found
+            with suppress(NoOccasionError):
+                found = self._find(rng, instance_id, fits)
         team = self._team(found[0], True, found[1])
         size = (6, 6, 3, 2, team.players if team else 1)[int(rng.random() * 5)]
         best = expected_s(self._best_s(*found) or 210.0, size)
@@ -430,9 +423,9 @@ class JudgedWorld(HonestWorld):
             deathless=rng.random() < 0.5,
         )
 
-    def _ghost(self, rng: Random, instance_id: int) -> Run | None:
+    def _ghost(self, rng: Random, instance_id: int) -> Run:
         found = self._find(rng, instance_id, lambda _version, _end: True)
-        return found and self._compose(
+        return self._compose(
             rng,
             instance_id,
             found,
@@ -444,10 +437,8 @@ class JudgedWorld(HonestWorld):
             deathless=True,
         )
 
-    def _long_run(self, rng: Random, instance_id: int) -> Run | None:
+    def _long_run(self, rng: Random, instance_id: int) -> Run:
         found = self._find(rng, instance_id, lambda _version, _end: True)
-        if found is None:
-            return None
         raid = raid_of(found[0])
         duration = int(36_000 + 80_000 * rng.random())
         size = (6, 6, 4, 2)[int(rng.random() * 4)]
@@ -467,11 +458,9 @@ class JudgedWorld(HonestWorld):
             played=played,
         )
 
-    def _idle_run(self, rng: Random, instance_id: int) -> Run | None:
+    def _idle_run(self, rng: Random, instance_id: int) -> Run:
         """Nobody does anything, or one does everything for five who watch."""
         found = self._find(rng, instance_id, lambda _version, _end: True)
-        if found is None:
-            return None
         raid, carried = raid_of(found[0]), rng.random() < 0.4
         kills = int(raid.usual[0] * 0.9) + 30 if carried else int(8 * rng.random())
         duration = int(3600 + 9000 * rng.random())
@@ -490,7 +479,7 @@ class JudgedWorld(HonestWorld):
         self._share(run, [int(kills * 0.96)])
         return run
 
-    def _bug_week(self, rng: Random, instance_id: int) -> Run | None:
+    def _bug_week(self, rng: Random, instance_id: int) -> Run:
         """Weapons did what nobody had meant; everybody used them."""
         first, last = BUG_WEEKS[int(rng.random() * len(BUG_WEEKS))]
         end = int(first + 7200 + (last - first - 10_000) * rng.random())
@@ -501,7 +490,7 @@ class JudgedWorld(HonestWorld):
             and v.release + DAY < end < self.closes(v.activity)
         ]
         if not fits:
-            return None
+            raise NoOccasionError
         version = fits[int(rng.random() * len(fits))]
         raid = raid_of(version)
         size = 2 + int(5 * rng.random())

@@ -30,6 +30,10 @@ Occasion = tuple[Version, int]  # what is played and when it ends
 Fits = Callable[[Version, int], bool]
 
 
+class NoOccasionError(LookupError):
+    """The world plays nothing that suits such a run."""
+
+
 class HonestWorld(World):
     """A world of ordinary raids."""
 
@@ -45,13 +49,13 @@ class HonestWorld(World):
         self._temper(rng, run, version)
         return run
 
-    def _find(self, rng: Random, instance_id: int, fits: Fits) -> Occasion | None:
-        """An occasion that suits; None when the world has hardly any."""
+    def _find(self, rng: Random, instance_id: int, fits: Fits) -> Occasion:
+        """An occasion that suits. Raises NoOccasionError when the world has hardly any."""
         for _ in range(_TRIES):
             version, end, contest = self._occasion(rng, instance_id)
             if contest is None and not is_broken_time(end - DAY, end) and fits(version, end):
                 return version, end
-        return None
+        raise NoOccasionError
 
     def _team(self, version: Version, fresh: bool, when: float) -> Team | None:
         """The smallest that has done it; a run whose beginning nobody knows may be either."""
