@@ -176,7 +176,7 @@ def _trained(done: Trained, precision: float) -> dg.MaterializeResult[None]:
                 ],
             ),
             "calibration": bar_chart(
-                "Confirmed among rows of a score",
+                "Confirmed among rows of a score, in weeks not seen",
                 [
                     Bar(f"from {b.at_least:.1f}", b.share, f"{100 * b.share:.1f} %")
                     for b in done.calibration

@@ -32,7 +32,7 @@ _MOST_CONNECTIONS = 4  # the threads mostly wait for the API
 _ALONE = "cheat_levels"  # two runs at once would judge by half-written counts
 
 
-class FlagStatsConfig(dg.Config):
+class StatementConfig(dg.Config):
     timeout_s: int = Field(default=900, description="Statement limit, 0 for none.")
 
 
@@ -59,7 +59,7 @@ class ReportConfig(dg.Config):
     retry_policy=RETRY,
 )
 def player_flag_stats(
-    config: FlagStatsConfig, postgres: PostgresResource
+    config: StatementConfig, postgres: PostgresResource
 ) -> dg.MaterializeResult[None]:
     started = time.monotonic()
     with dagster_failures(), postgres.work(_ALONE) as connection:
@@ -173,7 +173,7 @@ def player_cheat_levels(
     retry_policy=RETRY,
 )
 def blacklisted_instances(
-    context: dg.AssetExecutionContext, config: FlagStatsConfig, postgres: PostgresResource
+    context: dg.AssetExecutionContext, config: StatementConfig, postgres: PostgresResource
 ) -> dg.MaterializeResult[None]:
     started = time.monotonic()
     parameters = current_parameters(postgres.open_settings())

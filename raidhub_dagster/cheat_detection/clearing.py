@@ -18,6 +18,8 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extras import Json, RealDictCursor
 
+from raidhub_dagster.cheat_detection.flag_stats import TOP_LEVEL
+from raidhub_dagster.cheat_detection.levels import ACTOR
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.postgres import Rng, in_transaction
@@ -39,7 +41,6 @@ _CLEARED = {
     "blacklists": "clear_blacklists",
 }
 # What the highest level alone excluded.
-_CASCADING = 4
 _LIFTED = {
     "blacklisted_players": "clear_cascaded_player",
     "blacklists": "clear_blacklists",
@@ -201,6 +202,7 @@ def revert_changes(
             _SQL["find_changes"],
             {
                 "changes": array(changes),
+                "rules": ACTOR,
                 "run": run or None,
                 "since": since,
                 "until": until,
@@ -362,7 +364,7 @@ def _revert(
             else:
                 gone = (
                     _lift(cursor, membership_id, is_whitelisted)
-                    if lift_blacklists and old_level < _CASCADING <= new_level
+                    if lift_blacklists and old_level < TOP_LEVEL <= new_level
                     else None
                 )
                 rows = {kind: len(gone[kind]) for kind in _LIFTED} if gone else {}

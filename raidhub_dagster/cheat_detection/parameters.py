@@ -18,7 +18,7 @@ from raidhub_dagster.settings import Settings
 
 FOLDER = Path(__file__).parent / "heuristics"
 DEFAULT_VERSION = "raidhub-3.0.0"
-BASE = "based_on"  # of a file: the version whose numbers hold where it is silent
+_BASE = "based_on"  # of a file: the version whose numbers hold where it is silent
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -488,11 +488,11 @@ def _read_document(path: Path) -> object:
         document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506  a safe loader of ours
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path.name}: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or (base := document.pop(BASE, None)) is None:
+    if not isinstance(document, dict) or (base := document.pop(_BASE, None)) is None:
         return document
     below = FOLDER / f"{base}.yaml"
     if below not in FOLDER.glob("*.yaml") or below.name == path.name:
-        raise ConfigurationError(f"{path.name}: {BASE}: no version {base!r} to be based on")
+        raise ConfigurationError(f"{path.name}: {_BASE}: no version {base!r} to be based on")
     return _merged(_read_document(below), document)
 
 

@@ -4,8 +4,8 @@ Pure: the same parameters and facts give the same verdict, in whatever order pla
 come. A rule that cannot say anything is written down and counts as 0.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from math import pow as power
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
@@ -195,7 +195,7 @@ def _judge_player(
     if not player.completed:
         chance /= on(parameters.curves.not_finished, player.time_played_seconds) + 1
     elif player.is_first_clear:
-        before, chance = chance, power(chance, parameters.rules.player.first_clear_exponent)
+        before, chance = chance, math.pow(chance, parameters.rules.player.first_clear_exponent)
         text = f"a first clear, so that {before:.3f} weighs as {chance:.3f}"
         reasons.append(Reason(ReasonBit.FIRST_CLEAR, 0.0, text))
     return _Judged(clip(chance), tuple(reasons))

@@ -11,7 +11,7 @@ import numpy as np
 
 from raidhub_dagster.cheat_learning.features import Flags, Floats, Ints, fit_norms
 from raidhub_dagster.cheat_learning.labels import Labelled
-from raidhub_dagster.cheat_learning.models import Scores, score, train
+from raidhub_dagster.cheat_learning.models import score, train
 
 TOP = 100  # as many as somebody looks at in a day
 _BINS = 10
@@ -125,30 +125,33 @@ def _commonest(values: Ints) -> list[int]:
     return [int(found[place]) for place in order if counts[place] >= _LEAST_POSITIVES]
 
 
-def evaluate_splits(labelled: Labelled, *, precision: float) -> list[Figures]:
+def evaluate_splits(labelled: Labelled, *, precision: float) -> tuple[list[Figures], list[Bin]]:
     """Figures of every split in which enough is held out and enough is left to learn from.
 
-    What is usual is learned from the rows that the model sees; for a raid or a reason from all,
-    because a new raid has runs before it has verdicts.
+    With the calibration on the weeks that were held out, empty without any. What is usual is
+    learned from the rows that the model sees; for a raid or a reason from all, because a new raid
+    has runs before it has verdicts.
     """
     all_norms = fit_norms(labelled.rows)
-    found = []
+    found: list[Figures] = []
+    bins: list[Bin] = []
     for split in splits(labelled):
         learned, asked = labelled.take(split.learned), labelled.take(split.asked)
         enough = learned.positive.sum() >= _LEAST_POSITIVES and learned.negative.any()
         if not enough or asked.positive.sum() < _LEAST_POSITIVES:
             continue
+        is_later = split.kind == "weeks"
         model = train(
             learned.rows,
             learned.positive,
             learned.negative,
             learned.weights,
-            norms=None if split.kind == "weeks" else all_norms,
+            norms=None if is_later else all_norms,
         )
-        scores: Scores = score(model, asked.rows)
+        totals = score(model, asked.rows).total
         found.append(
             evaluate(
-                scores.total,
+                totals,
                 asked.positive,
                 asked.weights,
                 precision=precision,
@@ -156,4 +159,6 @@ def evaluate_splits(labelled: Labelled, *, precision: float) -> list[Figures]:
                 held_out=split.held_out,
             )
         )
-    return found
+        if is_later:
+            bins = calibration(totals, asked.positive, asked.weights)
+    return found, bins

@@ -83,7 +83,7 @@ class Model:
     forest: Any  # IsolationForest
     classifier: Any  # HistGradientBoostingClassifier
     rarity: float  # clean rows behind one that was learned from, against the same of confirmed ones
-    tails: tuple["Tail", "Tail"]  # of the forest's oddness, and of the largest gains
+    tails: tuple[Tail, Tail]  # of the forest's oddness, and of the largest gains
 
 
 def train(

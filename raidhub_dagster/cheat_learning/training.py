@@ -15,7 +15,6 @@ from raidhub_dagster.cheat_learning.artifact import Entry, save
 from raidhub_dagster.cheat_learning.evaluation import (
     Bin,
     Figures,
-    calibration,
     evaluate_splits,
 )
 from raidhub_dagster.cheat_learning.features import (
@@ -31,7 +30,7 @@ from raidhub_dagster.cheat_learning.features import (
     standardise,
 )
 from raidhub_dagster.cheat_learning.labels import read_labelled, slices, window_of
-from raidhub_dagster.cheat_learning.models import require_installed, score, train
+from raidhub_dagster.cheat_learning.models import require_installed, train
 
 # Less teaches a model chance: it would advise to look at whoever is rare.
 LEAST_ROWS = 2000
@@ -61,7 +60,7 @@ class Trained:
 
     entry: Entry
     figures: tuple[Figures, ...]
-    calibration: tuple[Bin, ...]  # on the rows it was made from: for the picture only
+    calibration: tuple[Bin, ...]  # on weeks that it did not see
     read_s: float
     train_s: float
     evaluate_s: float
@@ -94,9 +93,7 @@ def train_model(
     read = time.monotonic()
     model = train(labelled.rows, labelled.positive, labelled.negative, labelled.weights)
     trained = time.monotonic()
-    figures = evaluate_splits(labelled, precision=precision)
-    known = labelled.take(labelled.positive | labelled.negative)
-    bins = calibration(score(model, known.rows).total, known.positive, known.weights)
+    figures, bins = evaluate_splits(labelled, precision=precision)
     evaluated = time.monotonic()
     entry = save(
         connection,

@@ -348,11 +348,14 @@ def test_what_is_held_out_was_not_seen(population: Population) -> None:
 
 def test_what_rules_know_is_found_in_weeks_and_raids_not_seen(population: Population) -> None:
     """The least that learning must do: repeat what it was shown, elsewhere."""
-    figures = evaluate_splits(population.labelled(), precision=0.9)
+    figures, bins = evaluate_splits(population.labelled(), precision=0.9)
     for found in figures:
         print(found)
     assert {f.split for f in figures} == {"weeks", "raid", "reason"}
     assert all(f.average_precision >= 0.7 for f in figures if f.split in ("weeks", "raid"))
+    (weeks,) = [f for f in figures if f.split == "weeks"]
+    error = sum(abs(b.mean_score - b.share) * b.weight for b in bins)
+    assert error == pytest.approx(weeks.calibration_error)
 
 
 def test_learned_scores_find_who_cheats_in_a_way_that_no_rule_knows() -> None:

@@ -129,7 +129,7 @@ FROM streaming.cheat_level_change AS c
 WHERE (
         c.id = ANY(%(changes)s::bigint[])
         OR (
-            c.actor = 'nemesis'
+            c.actor = %(rules)s
             AND (
                 c.evidence ->> 'run' = %(run)s
                 OR (
