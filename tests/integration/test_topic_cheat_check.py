@@ -140,18 +140,13 @@ def test_what_a_version_has_seen_is_not_looked_at_again(settings: Settings, judg
 
 
 @pytest.mark.usefixtures("judge")
-def test_another_version_checks_again_beside_the_first(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_checks_again_beside_the_first(settings: Settings) -> None:
     assert outcome(settings, TOPIC, BODY) is None
-    other = load_parameters().model_copy(update={"version": "raidhub-9.9"})
-    monkeypatch.setattr(
-        "streaming.hermes.topics.instance_cheat_check.current_parameters", lambda _: other
-    )
-    assert outcome(settings, TOPIC, BODY) is None
-    assert [row[1] for row in rows(settings, LEDGER)] == [VERSION, "raidhub-9.9"]
+    other = settings.model_copy(update={"cheat_version": "compat-2.2.0"})
+    assert outcome(other, TOPIC, BODY) is None
+    assert [row[1] for row in rows(settings, LEDGER)] == ["compat-2.2.0", VERSION]
     versions = "SELECT cheat_check_version FROM flagging.flag_instance ORDER BY 1"
-    assert rows(settings, versions) == [(VERSION,), ("raidhub-9.9",)]
+    assert rows(settings, versions) == [("compat-2.2.0",), (VERSION,)]
 
 
 def test_a_replaced_report_gets_the_flags_of_its_new_rows_only(
@@ -213,7 +208,7 @@ def test_a_body_without_an_id_is_permanent_and_alone(settings: Settings, bad: by
 
 @pytest.mark.parametrize("impossible", [1.5, -0.1, float("nan"), None])
 def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(
-    settings: Settings, judge: Rules, impossible: float | None
+    settings: Settings, judge: Rules, monkeypatch: pytest.MonkeyPatch, impossible: float | None
 ) -> None:
     """It is parked by itself, with its id, and checked once the rule is mended."""
     if impossible is None:
@@ -227,7 +222,7 @@ def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(
                 verdict = verdict._replace(probability=impossible)
             return verdict
 
-        rules.check = check
+        monkeypatch.setattr(rules, "check", check)
     fine, wrong = batch(settings, BODY, b"%d" % DUO.instance_id)
     assert fine is None
     assert isinstance(wrong, PermanentError)
