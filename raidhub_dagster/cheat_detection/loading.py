@@ -40,6 +40,13 @@ class _Player(NamedTuple):
     is_empty: bool
 
 
+class _Run(NamedTuple):
+    """What tells whether the report of an instance may still grow."""
+
+    player_count: int
+    is_young: bool  # fetched so soon after the end that it is fetched again
+
+
 def load_facts(connection: Connection, ids: Iterable[int]) -> list[InstanceFacts]:
     """Facts about the stored ones of `ids`, ascending; reads in the caller's transaction.
 
@@ -57,8 +64,8 @@ def load_facts(connection: Connection, ids: Iterable[int]) -> list[InstanceFacts
         for row in map(_Player._make, cursor):
             players[row.instance_id].append(row)
         weapons = _read_weapons(cursor, wanted)
-        counts = {instance_id: player_count for instance_id, player_count, *_ in instances}
-        unsettled = _find_unsettled(cursor, counts, players, weapons)
+        runs = {row[0]: _Run(player_count=row[1], is_young=row[-1]) for row in instances}
+        unsettled = _find_unsettled(cursor, runs, players, weapons)
     return [
         _facts(row, players[row[0]], weapons, is_settled=row[0] not in unsettled)
         for row in instances
@@ -80,7 +87,7 @@ def _read_weapons(cursor: Cursor, wanted: Mapping[str, object]) -> _Weapons:
 def _facts(
     row: tuple[Any, ...], players: list[_Player], weapons: _Weapons, *, is_settled: bool
 ) -> InstanceFacts:
-    instance_id, player_count, *of_activity, low_kills, quick_seconds, skulls = row
+    instance_id, player_count, *of_activity, low_kills, quick_seconds, skulls, _is_young = row
     activity_id, name, is_raid, version_id, release_date, *of_run = of_activity
     started, ended, duration, completed, fresh, flawless = of_run
     return InstanceFacts(
@@ -120,34 +127,37 @@ def _facts(
 
 def _find_unsettled(
     cursor: Cursor,
-    counts: Mapping[int, int],
+    runs: Mapping[int, _Run],
     players: Mapping[int, list[_Player]],
     weapons: _Weapons,
 ) -> set[int]:
     """Those whose report may still grow: an entry, or the part `extended` of one, was missing.
 
-    `counts` are the players that each instance counts. The parser refuses such a report until it is
-    two days old, so that hardly any is stored. Rows say it outright where players or characters are
-    missing; a player without a single detail only hints at it, and then the kept body decides.
+    The parser refuses such a report until it is two days old, so that hardly any is stored. Rows
+    say it outright where players or characters are missing; a player without a single detail only
+    hints at it, and then the kept body decides. It decides as well of a young report, which may
+    lack entries without a word when it does not count them.
     """
     unsettled: set[int] = set()
     doubtful: set[int] = set()
-    for instance_id, player_count in counts.items():
+    for instance_id, run in runs.items():
         listed = players[instance_id]
-        if len(listed) < player_count or any(player.is_empty for player in listed):
+        if len(listed) < run.player_count or any(player.is_empty for player in listed):
             unsettled.add(instance_id)
-        elif any(
+        elif run.is_young or any(
             player.is_bare and (instance_id, player.membership_id) not in weapons
             for player in listed
         ):
             doubtful.add(instance_id)
     if doubtful:
         cursor.execute(_SQL["read_bodies"], {"instances": array(sorted(doubtful))})
-        unsettled.update(i for i, body in cursor if not _is_whole(bytes(body)))
+        unsettled.update(
+            i for i, body in cursor if not _is_whole(bytes(body), is_young=runs[i].is_young)
+        )
     return unsettled
 
 
-def _is_whole(body: bytes) -> bool:
+def _is_whole(body: bytes, *, is_young: bool) -> bool:
     """True as well for a body that cannot be read: the rows are all there is then."""
     try:
         report = read(open_body(body))
@@ -156,5 +166,5 @@ def _is_whole(body: bytes) -> bool:
     if isinstance(report, Rejection) or not report.entries:
         return True
     expected = value_of(report.entries[0].values.player_count)
-    counted = expected < 0 or expected == len(report.entries)
-    return counted and all(entry.extended is not None for entry in report.entries)
+    is_counted = expected == len(report.entries) or (expected < 0 and not is_young)
+    return is_counted and all(entry.extended is not None for entry in report.entries)

@@ -64,12 +64,19 @@ def ask_again(
     """Asks for the reports whose time has come, at most `limit`; commits. How many.
 
     The message and the step to the next date are one transaction, and no two callers take the same
-    row: a raid is asked for twice at most, once when its second date has passed meanwhile.
+    row: a raid is asked for twice at most, once when its second date has passed meanwhile. With the
+    last one goes the request for a cheat check that found the report unsettled.
     """
     with connection, connection.cursor() as cursor:
         cursor.execute(
             _SQL["ask_again"],
-            {"now": now, "last": rechecks.last, "limit": limit, "queue": topology.PGCR_CRAWL},
+            {
+                "now": now,
+                "last": rechecks.last,
+                "limit": limit,
+                "queue": topology.PGCR_CRAWL,
+                "checks": topology.INSTANCE_CHEAT_CHECK,
+            },
         )
         ((asked,),) = cursor.fetchall()
     return int(asked)

@@ -52,7 +52,7 @@ from simulator.reports import Reports
 from simulator.world import FIRST_ID
 from tests.benchmarks.machine import Figures, report
 from tests.benchmarks.store import server
-from tests.support.judged import GROWING_UNSEEN, NOW, Case, make_world, read_cases, with_norms
+from tests.support.judged import NOW, Case, make_world, read_cases, with_norms
 
 TUNING_SEEDS = (101, 102)
 REPORTING_SEEDS = (9101, 9102, 9103)
@@ -209,11 +209,7 @@ def figures(evaluation: Evaluation) -> Figures:
         for p in j.verdict.players
         if p.probability >= FLAGGED
     ]
-    innocent = [
-        j.chance
-        for j in judged
-        if not j.case.is_cheated and j.case.conduct not in ("", GROWING_UNSEEN)
-    ]
+    innocent = [j.chance for j in judged if not j.case.is_cheated and j.case.conduct]
     ordinary = [j.chance for j in judged if not j.case.conduct]
     raised = [p for p in evaluation.players if p.level >= LEVEL]
     cheaters = [p for p in evaluation.players if p.style in COVERED]

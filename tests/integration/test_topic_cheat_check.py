@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.pgcr.model import Instance, Weapon
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.postgres import connected
+from raidhub_dagster.storage.store import Store
+from raidhub_dagster.storage.young import Rechecks, ask_again
 from streaming.hermes.process import run
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_cheat_check import TOPIC
@@ -417,3 +420,33 @@ def test_a_kept_body_without_details_is_not_judged(settings: Settings) -> None:
     assert batch(settings, b"%d" % young.instance_id, BODY) == [None, None]
     skipped = {row[0]: row[5] for row in rows(settings, LEDGER)}
     assert skipped == {young.instance_id: "unsettled", INSTANCE.instance_id: None}
+
+
+def test_a_young_report_that_counts_no_entries_waits_for_its_last_fetch(settings: Settings) -> None:
+    """Half a report is a lowman of three, flagged for certain, and nothing in it tells."""
+    young = armed(worlds.clear(3, hours=3, players=[ANN]))
+    ended = young.date_completed
+    rechecks = Rechecks(timedelta(minutes=2), timedelta(minutes=15), timedelta(hours=48))
+    with connected(settings, "test") as connection:
+        report = worlds.report_of(young, fetched_at=ended + timedelta(seconds=30))
+        Store(connection, rechecks=rechecks).store([report], source="test")
+    body = b"%d" % young.instance_id
+    assert batch(settings, body, BODY) == [None, None]
+    assert {row[0]: row[5] for row in rows(settings, LEDGER)} == {
+        INSTANCE.instance_id: None,
+        young.instance_id: "unsettled",
+    }
+    execute(settings, "DELETE FROM streaming.outbox")
+    asked = "SELECT destination, key FROM streaming.outbox ORDER BY 1, 2"
+    with connected(settings, "test") as connection:
+        ask_again(connection, rechecks, now=ended + timedelta(minutes=16))
+        assert rows(settings, asked) == [("pgcr_crawl", young.instance_id)]
+        ask_again(connection, rechecks, now=ended + timedelta(hours=49))
+    assert rows(settings, asked) == [
+        ("instance_cheat_check", young.instance_id),
+        *[("pgcr_crawl", young.instance_id)] * 2,
+    ]
+    assert batch(settings, body) == [None]
+    ((*_, skipped, _),) = [row for row in rows(settings, LEDGER) if row[0] == young.instance_id]
+    assert skipped is None
+    assert (young.instance_id,) in rows(settings, "SELECT instance_id FROM flagging.flag_instance")

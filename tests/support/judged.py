@@ -25,7 +25,7 @@ from simulator.world import FIRST_ID, WorldConfig
 EPOCH = 1_795_000_000.0  # 2026-11-18
 NOW = datetime.fromtimestamp(EPOCH + 10 * 86_400, UTC)
 GROWING = "growing"  # a report that was fetched before it was whole, and says so
-GROWING_UNSEEN = "growing_unseen"  # one that does not: it lacks players, and counts none
+GROWING_UNSEEN = "growing_unseen"  # one that does not, for it counts none: young, and that is all
 _SATURATED_S = 32_767
 
 
@@ -64,7 +64,8 @@ def read_cases(world: JudgedWorld, runs: int) -> Iterator[Case]:
             body = bytes(msgspec.json.decode(young, type=dict[str, msgspec.Raw])["Response"])
         parsed = parse(body, now=NOW, expected_id=instance_id)
         if isinstance(parsed, Instance):
-            facts = teller.tell(parsed, is_settled=_is_settled(body))
+            is_young = conduct in (GROWING, GROWING_UNSEEN)
+            facts = teller.tell(parsed, is_settled=_is_settled(body, is_young=is_young))
             yield Case(conduct, frozenset(run.cheating), facts)
 
 
@@ -147,11 +148,11 @@ class _Response(msgspec.Struct):
     entries: list[_Entry]
 
 
-def _is_settled(body: bytes) -> bool:
-    """False when the report itself says that something of it is missing."""
+def _is_settled(body: bytes, *, is_young: bool) -> bool:
+    """False when the report itself says that something of it is missing, or a young one nothing."""
     entries = msgspec.json.decode(body, type=_Response).entries
     expected = entries[0].values.player_count.basic.value
-    is_counted = expected < 0 or expected == len(entries)
+    is_counted = expected == len(entries) or (expected < 0 and not is_young)
     return is_counted and all(entry.extended is not None for entry in entries)
 
 

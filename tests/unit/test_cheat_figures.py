@@ -115,9 +115,11 @@ def test_blame_of_a_clean_player_in_a_cheated_run_counts_as_wrong() -> None:
     assert found["blamed_precision"] == 0.5
 
 
-def test_hard_innocents_count_unless_the_report_cannot_tell() -> None:
-    found = told(judged("record", 0.3), judged("afk", 0.0, (4, 0.45)), judged(GROWING_UNSEEN, 1.0))
-    assert (found["innocent_max"], found["precision"]) == (0.45, 0)
+def test_hard_innocents_count_also_where_the_report_cannot_tell() -> None:
+    found = told(judged("record", 0.3), judged("afk", 0.0, (4, 0.45)))
+    assert found["innocent_max"] == 0.45
+    found = told(judged("record", 0.3), judged(GROWING_UNSEEN, 1.0))
+    assert (found["innocent_max"], found["precision"]) == (1.0, 0)
 
 
 def test_chances_are_compared_with_what_was_true() -> None:

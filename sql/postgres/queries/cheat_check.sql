@@ -14,10 +14,11 @@ SELECT instance_id FROM streaming.cheat_check
 WHERE instance_id = ANY(%(instances)s::bigint[]) AND version = %(version)s;
 
 -- name: read_instances
--- Primary keys; the norms are a few rows.
+-- Primary keys; the norms are a few rows. `is_young`: the report is fetched again yet.
 SELECT i.instance_id, i.player_count, v.activity_id, a.name, a.is_raid, v.version_id,
        a.release_date, i.date_started, i.date_completed, i.duration, i.completed, i.fresh,
-       i.flawless, n.low_kills, n.quick_seconds, coalesce(i.skull_hashes, '{}')
+       i.flawless, n.low_kills, n.quick_seconds, coalesce(i.skull_hashes, '{}'),
+       EXISTS (SELECT FROM streaming.young_pgcr AS y WHERE y.instance_id = i.instance_id) AS is_young
 FROM core.instance AS i
 JOIN definitions.activity_version AS v USING (hash)
 JOIN definitions.activity_definition AS a ON a.id = v.activity_id

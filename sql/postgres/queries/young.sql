@@ -12,7 +12,8 @@ ON CONFLICT (instance_id) DO NOTHING;
 
 -- name: ask_again
 -- Index young_pgcr_due_idx. Rows of other processes are passed over. After the last date nothing is
--- left to wait for, also when the first one was missed.
+-- left to wait for, also when the first one was missed: a cheat check that waited is made then, of
+-- what is stored; should the last fetch bring more, the replacement brings another one.
 WITH due AS MATERIALIZED (
     SELECT instance_id, rounds > 0 OR date_completed + %(last)s <= %(now)s AS is_last
     FROM streaming.young_pgcr
@@ -37,5 +38,16 @@ ended AS (
     DELETE FROM streaming.young_pgcr AS y
     USING due
     WHERE y.instance_id = due.instance_id AND due.is_last
+),
+unsettled AS (
+    DELETE FROM streaming.cheat_check AS c
+    USING due
+    WHERE c.instance_id = due.instance_id AND due.is_last AND c.skipped = 'unsettled'
+    RETURNING c.instance_id
+),
+checked AS (
+    INSERT INTO streaming.outbox (kind, destination, key, body)
+    SELECT DISTINCT 'message', %(checks)s, instance_id, convert_to(instance_id::text, 'UTF8')
+    FROM unsettled
 )
 SELECT count(*) FROM due;
