@@ -1,7 +1,8 @@
 """Which of Bungie's systems are on, as this process knows it, and the loop that keeps asking.
 
-Three sources, the newest wins: our own poll of Bungie's settings, an answer that a worker got, and
-what other processes saw (`streaming.api_state`). Source: docs/domain/queues.md, "Maintenance".
+Two sources, the newest wins: our own poll of Bungie's settings and what other processes saw
+(`streaming.api_state`). A worker that met maintenance closes its topic until one of them is newer.
+Source: docs/domain/queues.md, "Maintenance".
 """
 
 import logging
@@ -27,7 +28,7 @@ from streaming.hermes.threads import Threads
 
 log = logging.getLogger(__name__)
 
-_EXCHANGE_S = 5.0  # how late another process hears that a worker met maintenance
+_EXCHANGE_S = 5.0  # how late we hear what another process saw
 _RETRY_S = 15.0  # after a poll that failed, or a worker that met maintenance
 _FRESH_S = 2 * POLL_S  # an older state of the table opens nothing
 _SILENT_S = 300.0  # without a successful poll, before people are told
@@ -41,7 +42,8 @@ class Gate:
         self._lock = threading.Lock()
         self._state: dict[str, bool] = {}
         self._seen_at: dict[str, float] = {}
-        self._untold: list[tuple[dict[str, bool], float]] = []
+        self._refused_at: dict[frozenset[str], float] = {}
+        self._is_doubted = False
 
     def observe(self, state: Mapping[str, bool], at: float) -> None:
         """What was seen at `at` of the gate's clock; of two observations the newer one holds."""
@@ -60,28 +62,33 @@ class Gate:
                 self._state[name] = enabled
                 metrics.API_SYSTEM_ENABLED.labels(name).set(enabled)
 
-    def close(self, names: Iterable[str]) -> None:
-        """A worker was answered that these are off: known before any poll can tell."""
-        closed_at = self._clock()
-        state = dict.fromkeys(names, False)
-        self.observe(state, closed_at)
+    def close(self, needed: Iterable[str]) -> None:
+        """A worker of a topic with these needs was answered that something is off.
+
+        The answer does not say what: so only topics with the same needs close, until each of their
+        systems was seen on since.
+        """
         with self._lock:
-            self._untold.append((state, closed_at))
+            self._refused_at[frozenset(needed)] = self._clock()
+            self._is_doubted = True
 
     def off(self, needed: Iterable[str]) -> list[str]:
-        """Those of `needed` that are off or unknown."""
+        """Those of `needed` that are off, unknown or in doubt."""
         with self._lock:
-            return off(self._state, needed)
+            needed = list(needed)
+            refused_at = self._refused_at.get(frozenset(needed), float("-inf"))
+            seen = {n: on and self._seen_at[n] > refused_at for n, on in self._state.items()}
+            return off(seen, needed)
 
-    def take_untold(self) -> list[tuple[dict[str, bool], float]]:
-        """What workers saw since the last call, and when: other processes must hear of it."""
+    def take_doubt(self) -> bool:
+        """True when a worker met maintenance since the last call: Bungie should be asked."""
         with self._lock:
-            untold, self._untold = self._untold, []
-        return untold
+            is_doubted, self._is_doubted = self._is_doubted, False
+            return is_doubted
 
 
 class Poller:
-    """Asks Bungie once a minute and shares what is known with the other processes.
+    """Asks Bungie once a minute and tells the other processes what it said.
 
     A poll that fails changes nothing: the last state holds, and people hear of it after 5 minutes.
     """
@@ -117,21 +124,17 @@ class Poller:
             yield partial(self.step, connection, client)
 
     def step(self, connection: Connection, client: BungieClient) -> bool:
-        """Hears what other processes saw, asks Bungie if it is time, and tells what is new."""
+        """Hears what other processes saw, asks Bungie if it is time, and tells what it said."""
         now = self._clock()
         for name, observed in api_state.read(connection).items():
             if observed.age_s <= _FRESH_S:
                 self._gate.observe({name: observed.enabled}, now - observed.age_s)
-        untold = self._gate.take_untold()
-        if untold:
-            # The answer did not say which system is off: Bungie does, and the others open again.
+        if self._gate.take_doubt():
             self._poll_at = min(self._poll_at, now + _RETRY_S)
         if now >= self._poll_at:
             state = self._poll(client)
             self._poll_at = now + (POLL_S if state else _RETRY_S)
-            untold.append((state, now))
-        for state, seen_at in untold:
-            api_state.record(connection, state, age_s=max(0.0, self._clock() - seen_at))
+            api_state.record(connection, state, age_s=max(0.0, self._clock() - now))
         return False
 
     def _poll(self, client: BungieClient) -> dict[str, bool]:

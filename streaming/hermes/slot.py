@@ -189,6 +189,8 @@ class Slot:
         try:
             if treatment in PARKING:
                 self._opened().give_up(held.delivery, error)
+            elif treatment is Treatment.RETRY:
+                self._opened().put_off(held.delivery, error)
             self._around.publisher.publish([moved])
         except Exception as obstacle:  # noqa: BLE001  whatever it is, the message stays unacked
             raise _ObstacleError(obstacle) from None

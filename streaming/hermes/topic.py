@@ -49,6 +49,13 @@ class Handler(Protocol):
         same deliveries again, uncounted.
         """
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:
+        """Called before a message goes to a retry queue, to leave a trace of what it alone tells.
+
+        The broker brings it back without a confirm between the two queues: killed there, it may
+        lose the message.
+        """
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:
         """Called before a message is parked, to leave a trace of it elsewhere."""
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,23 @@ def test_a_report_the_database_refuses_spares_the_rest_of_its_batch(settings: Se
         settings,
         "SELECT instance_id, state, reason, next_attempt_at FROM streaming.missed_pgcr",
     ) == [(16_000_000_003, "waiting", "store_failed", None)]
+
+
+def test_a_message_that_the_broker_loses_between_two_tries_is_fetched_again(
+    settings: Settings,
+) -> None:
+    """It held the only body, and the block of its id is done: nobody else would miss it."""
+    with connected(settings, "test") as connection, connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE core.instance ADD CHECK (instance_id <> 16000000003)")
+    send(settings, report_message(16_000_000_003))
+    with consuming(settings, replace(TOPIC, base_delay_s=1800)):
+        until(lambda: ready(settings, "instance_store.retry.1800") == 1)
+    assert take(settings, "instance_store.retry.1800") is not None
+    assert rows(
+        settings,
+        "SELECT instance_id, state, reason,"
+        " next_attempt_at BETWEEN now() AND now() + interval '1 hour' FROM streaming.missed_pgcr",
+    ) == [(16_000_000_003, "waiting", "store_failed", True)]
 
 
 def test_recent_raids_are_counted_by_name_after_the_commit(settings: Settings) -> None:

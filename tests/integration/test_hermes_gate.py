@@ -92,7 +92,7 @@ def test_closing_lets_what_runs_finish(settings: Settings) -> None:
     publish(settings, topic, *[b"x"] * 5)
     with consuming(settings, topic, gate=gate) as consumer:
         until(lambda: trial.batches)
-        gate.close(("D2Profiles",))
+        gate.close(SYSTEMS)
         until(lambda: ready(settings, TRIAL) == 3 and consumer.problem() is not None)
         release.set()
         gate.observe(ON, gate._clock())
@@ -205,6 +205,12 @@ class Asker:
 
             def step(passed_s: float) -> None:
                 self.now += passed_s
+                with connection, connection.cursor() as cursor:  # time passes there as well
+                    cursor.execute(
+                        "UPDATE streaming.api_state"
+                        " SET updated_at = updated_at - %s * interval '1 second'",
+                        (passed_s,),
+                    )
                 assert self.poller.step(connection, client) is False
 
             yield step
@@ -242,13 +248,31 @@ def test_the_poller_follows_what_bungie_says_once_a_minute(
         assert asker.off == ["Groups"]
         maintenance(on=False)
         asker.gate.close(("Destiny2",))
-        step(0)  # shared at once, though no poll is due
-        with connected(asker.settings, "test") as connection:
-            assert not api_state.read(connection)["Destiny2"].enabled
+        step(0)
         step(14)
-        assert asker.off == ["Destiny2", "Groups"]
+        assert asker.gate.off(("Destiny2",)) == ["Destiny2"]
+        assert asker.off == ["Groups"]
         step(1)  # sooner than usual: only Bungie can tell which of a topic's systems it was
-        assert asker.off == []
+        assert (asker.gate.off(("Destiny2",)), asker.off) == ([], [])
+
+
+def test_maintenance_that_one_topic_meets_leaves_the_others_open(
+    simulator: str, postgres: dict[str, Any], settings_for: SettingsFor
+) -> None:
+    """Bungie refuses some questions while its list says that all systems of theirs are on."""
+    asker = Asker(with_key(settings_for, postgres, base=simulator))
+    with asker.asking() as step:
+        step(0)
+        for _ in range(10):  # refused again each time that its topic opens
+            assert asker.gate.off(("Destiny2", "D2Characters")) == []
+            asker.gate.close(("Destiny2", "D2Characters"))
+            assert asker.off == []
+            step(0)
+            assert asker.gate.off(("D2Characters", "Destiny2")) == ["D2Characters", "Destiny2"]
+            assert asker.off == []
+            step(15)
+    with connected(asker.settings, "test") as connection:
+        assert all(seen.enabled for seen in api_state.read(connection).values())
 
 
 def test_a_process_without_answer_starts_with_what_another_one_saw(

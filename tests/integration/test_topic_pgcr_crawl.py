@@ -3,6 +3,7 @@
 import gzip
 import json
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,21 @@ def test_every_shape_of_message_ends_in_a_stored_raid(
 @pytest.mark.parametrize("bad", [b"", b"x", b"0", b'{"refetch": true}', b'{"membershipId": 1}'])
 def test_a_body_without_an_id_is_permanent(api_settings: Settings, bad: bytes) -> None:
     assert isinstance(outcome(api_settings, TOPIC, bad), PermanentError)
+
+
+def test_a_message_that_the_broker_loses_between_two_tries_is_missed(
+    bungie: Bungie, api_settings: Settings
+) -> None:
+    """Somebody found the id missing; without a row nobody would look for it any more."""
+    instance_id, topic = raid(bungie), replace(small(TOPIC), base_delay_s=1800)
+    bungie.faults(unexpected=1.0)
+    publish(api_settings, topic, b"%d" % instance_id)
+    with consuming(api_settings, topic):
+        until(lambda: ready(api_settings, "pgcr_crawl.retry.1800") == 1)
+    assert take(api_settings, "pgcr_crawl.retry.1800") is not None
+    assert rows(api_settings, MISSED) == [
+        (instance_id, "waiting", "fetch_failed", "pgcr_crawl", True)
+    ]
 
 
 def test_a_stored_report_is_fetched_again_only_when_it_may_have_grown(

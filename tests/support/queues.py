@@ -73,6 +73,9 @@ class Trial:
             return error
         return None
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:
+        pass
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:  # noqa: ARG002
         self.given_up.append(delivery)
 

@@ -54,6 +54,9 @@ class InstanceCheatCheck:
                 )
         return outcomes
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:
+        """Leaves nothing elsewhere, like `give_up`."""
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:
         """Leaves nothing elsewhere: a check can be asked for again at any time."""
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _SOURCE = "hermes"
 _NAME = f"hermes-{topology.INSTANCE_STORE}"
 _RECENT = timedelta(hours=5)
+_FETCH_AGAIN_S = 3600.0  # what waits for a retry, whose last one is due after 7 s
 _NAMES_FOR_S = 600.0  # a corrected name of an activity shows after this long
 
 
@@ -110,18 +111,28 @@ class InstanceStore:
                 _measure_way(deliveries[position], self._now())
         return outcomes
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:
+        """The message holds the only body, and its block is done: a lost one is fetched again.
+
+        Storing the report closes the row.
+        """
+        self._record_failed(delivery, error, _FETCH_AGAIN_S)
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:
         """Leaves a row in the ledger of missed ids, if anything tells the id.
 
         A malformed report is fetched again later, it may have been published too early. Whatever
         else failed is due to us: the parked message holds all there is, so nobody has to fetch.
         """
+        if not isinstance(error, PermanentError):
+            self._record_failed(delivery, error, None)
+            return
         instance_id = _id_of(delivery, self._now())
         if instance_id is None:
             return
-        if isinstance(error, PermanentError):
-            rejection = error.rejection if isinstance(error, MalformedError) else None
-            row = missed.Missed(
+        rejection = error.rejection if isinstance(error, MalformedError) else None
+        self._record(
+            missed.Missed(
                 instance_id,
                 missed.State.MALFORMED,
                 rejection.reason if rejection else "unreadable_body",
@@ -129,16 +140,30 @@ class InstanceStore:
                 error=str(error),
                 retry_in_s=self._backoff.delay_s(missed.State.MALFORMED, 1),
             )
-        else:
-            row = missed.Missed(
-                instance_id, missed.State.WAITING, "store_failed", error=repr(error)
-            )
-        with self._connection, self._connection.cursor() as cursor:
-            missed.record(cursor, [row], source=_SOURCE)
+        )
 
     def close(self) -> None:
         self._alerts.close()
         self._connection.close()
+
+    def _record_failed(
+        self, delivery: Delivery, error: Exception, retry_in_s: float | None
+    ) -> None:
+        instance_id = _id_of(delivery, self._now())
+        if instance_id is not None:
+            self._record(
+                missed.Missed(
+                    instance_id,
+                    missed.State.WAITING,
+                    "store_failed",
+                    error=repr(error),
+                    retry_in_s=retry_in_s,
+                )
+            )
+
+    def _record(self, row: missed.Missed) -> None:
+        with self._connection, self._connection.cursor() as cursor:
+            missed.record(cursor, [row], source=_SOURCE)
 
     def _store_batch(self, reports: dict[int, Report]) -> Iterator[tuple[int, Exception]]:
         """Stores them; those that failed, each with its reason.

@@ -187,6 +187,6 @@ TOPIC = Topic(
     # to 10, 20 and 30 s.
     retries=3,
     base_delay_s=8,
-    systems=(systems.DESTINY,),
+    systems=systems.REPORTS,
     chores=(_sweep,),
 )

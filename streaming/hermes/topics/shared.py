@@ -110,6 +110,9 @@ class ApiHandler(ABC):
     def work(self, delivery: Delivery) -> None:
         """Returns once the effect of the message is committed; raises why it is not."""
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:  # noqa: B027
+        """Leaves nothing elsewhere: the next raid, or the next sweep, asks for the same again."""
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:  # noqa: B027
         """Leaves nothing elsewhere: the parked message says all there is."""
 
