@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg2 import sql
 
 from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.resources import PostgresResource
@@ -19,38 +18,37 @@ from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.leaderboards import ALL, VIEWS, refresh_order, refresh_view
 from raidhub_dagster.storage.migrations import migrate_postgres
-from raidhub_dagster.storage.postgres import Pool, connect, connected
+from raidhub_dagster.storage.postgres import Pool, connected
 from raidhub_dagster.storage.schema import MIGRATIONS, Phase
 from raidhub_dagster.storage.seeds import seed
 from raidhub_dagster.storage.verify import verify
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import InstanceStore
+from tests.conftest import make_settings, own_postgres
 from tests.support.analytics import Analytics, run, send_until_quiet
 from tests.support.worlds import report_of
-
-SettingsFor = Callable[..., Settings]
 
 NEWEST = sorted(path.stem for path in MIGRATIONS.glob("*_pre_*.sql"))[-1]
 
 
-@pytest.fixture
-def older(
-    postgres: dict[str, Any], settings_for: SettingsFor, tmp_path: Path
-) -> Iterator[Settings]:
-    """Of a database as the code before the newest migration made it."""
-    folder = tmp_path / "older"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def older_template(
+    postgres_server: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A database as the code before the newest migration made it."""
+    folder = tmp_path_factory.mktemp("older")
     for path in MIGRATIONS.glob("*.sql"):
         if path.stem < NEWEST:
             (folder / path.name).write_bytes(path.read_bytes())
-    settings = settings_for(postgres, postgres_db=f"{postgres['postgres_db']}_older")
+    settings = make_settings(postgres_server, postgres_db="older_template")
     migrate_postgres(settings, folder=folder)
-    yield settings
-    with closing(connect(settings_for(postgres), "test")) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            name = sql.Identifier(settings.postgres_db)
-            cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    return settings.postgres_db
+
+
+@pytest.fixture
+def older(postgres_server: dict[str, Any], older_template: str) -> Iterator[Settings]:
+    with own_postgres(postgres_server, older_template) as own:
+        yield make_settings(own)
 
 
 TOLD = (
@@ -155,19 +153,22 @@ def test_code_works_on_a_schema_newer_than_its_own(analytics: Analytics, tmp_pat
     settings = analytics.settings
     for engine in ("postgres", "clickhouse"):
         (tmp_path / engine).mkdir()
-    analytics.store(run(16_000_000_001))
+    runs = [run(16_000_000_000 + n, players=(n + 1, n + 2)) for n in range(30)]
+    deliveries = [Delivery(report_of(one).body) for one in runs]
+    store = InstanceStore(settings)
+    assert store.handle(deliveries[:10]) == [None] * 10
     widen_postgres(settings, tmp_path / "postgres")
     widen_clickhouse(analytics, tmp_path / "clickhouse")
-
     assert migrate_postgres(settings) == migrate_clickhouse(settings) == []
+    assert store.handle(deliveries[10:20]) == [None] * 10  # on the connection from before
+    store.close()
+
     analytics.rows("DELETE FROM definitions.season WHERE id > 20")
     analytics.rows("UPDATE definitions.activity_definition SET name = 'Kings Fall' WHERE id = 11")
     assert sum(report.inserted + report.updated for report in seed(settings)) > 1
     clickhouse_lookups.refresh(settings)
-
     store = InstanceStore(settings)
-    bodies = [report_of(run(16_000_000_000 + n, players=(n, n + 1))).body for n in range(2, 30)]
-    assert store.handle([Delivery(body) for body in bodies]) == [None] * len(bodies)
+    assert store.handle(deliveries[15:]) == [None] * 15
     store.close()
     send_until_quiet(analytics)
     for view in refresh_order(ALL):
@@ -179,4 +180,4 @@ def test_code_works_on_a_schema_newer_than_its_own(analytics: Analytics, tmp_pat
     ):
         findings = list(verify(connection, client))
     assert [finding for finding in findings if not finding.is_equal] == []
-    assert len(analytics.instances()) == 29
+    assert len(analytics.instances()) == 30

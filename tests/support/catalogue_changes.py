@@ -91,11 +91,12 @@ class Catalogue:
 
 
 def read_catalogue(connection: Connection) -> Catalogue:
+    """As this connection's transaction sees it."""
     return Catalogue(**{kind: _read(connection, text) for kind, text in _STATEMENTS.items()})
 
 
 def _read(connection: Connection, statement: str) -> Rows:
-    with connection, connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(statement)
         names = [column.name for column in cursor.description or ()]
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
