@@ -180,14 +180,15 @@ def _locks(before: Catalogue, after: Catalogue, *, in_transaction: bool) -> Iter
             yield f"{name} is built while nobody can write: use CREATE INDEX CONCURRENTLY"
         if not new["is_valid"]:
             yield f"{name} is not valid"
-    for name, new in after.constraints.items():
-        old = before.constraints.get(name)
+    for name, new in _added(before.constraints, after.constraints):
         is_scanned = new["kind"] in ("c", "f") and new["validated"]
-        if old is None and new["relation"] in before.relations and is_scanned:
+        if new["relation"] in before.relations and is_scanned:
             yield f"{name} is checked under a lock: NOT VALID first, VALIDATE in another migration"
-    proven = {k["definition"] for k in before.constraints.values() if k["validated"]}
+    proven = {
+        (k["relation"], k["definition"]) for k in before.constraints.values() if k["validated"]
+    }
     for name, old, new in _both(before.columns, after.columns):
-        is_proven = f"CHECK (({new['column']} IS NOT NULL))" in proven
+        is_proven = (new["relation"], f"CHECK (({new['column']} IS NOT NULL))") in proven
         if new["not_null"] and not old["not_null"] and not is_proven:
             yield f"{name} is searched for nulls under a lock: a valid CHECK saves that"
 
