@@ -18,6 +18,7 @@ _COMMANDS = {
     "status": "raidhub_dagster.commands.stack",
     "logs": "raidhub_dagster.commands.stack",
     "env": "raidhub_dagster.commands.stack",
+    "config": "raidhub_dagster.commands.config",
     "demo": "raidhub_dagster.commands.demo",
     "migrate": "raidhub_dagster.commands.schema",
     "seed": "raidhub_dagster.commands.schema",

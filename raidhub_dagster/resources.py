@@ -90,7 +90,7 @@ class ClickHouseResource(SettingsResource):
         """
         settings = self._load()
         try:
-            connected = clickhouse.connect(settings, self._application, timeout_s=timeout_s)
+            connected = clickhouse.connect_checked(settings, self._application, timeout_s=timeout_s)
             with closing(connected) as client:
                 yield client
         except OperationalError as error:

@@ -96,16 +96,15 @@ def postgres(postgres_server: Overrides) -> Iterator[Overrides]:
 
 
 @contextmanager
-def own_postgres(postgres_server: Overrides) -> Iterator[Overrides]:
+def own_postgres(postgres_server: Overrides, template: str = "template") -> Iterator[Overrides]:
     """A clone of the template, for whatever shares it."""
     name = sql.Identifier(f"test_{next(_databases)}")
     connection = connect(make_settings(postgres_server), "pytest", database="postgres")
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template STRATEGY file_copy").format(name)
-            )
+            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+            cursor.execute(statement.format(name, sql.Identifier(template)))
             yield {**postgres_server, "postgres_db": name.string}
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     finally:

@@ -20,6 +20,7 @@ from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import is_connection_lost
+from raidhub_dagster.storage.schema import Phase
 from raidhub_dagster.storage.seeds import SeedReport
 from raidhub_dagster.storage.seeds import seed as load_seeds
 
@@ -38,16 +39,21 @@ _wait_option = click.option(
 
 
 @click.command()
+@click.option("--pre", is_flag=True, help="Only what old code bears: before a rollout.")
+@click.option("--post", is_flag=True, help="Only the rest: when no old code runs any more.")
 @_wait_option
-def migrate(wait_s: float) -> None:
-    """Bring PostgreSQL, then ClickHouse to this release's schema."""
+def migrate(pre: bool, post: bool, wait_s: float) -> None:
+    """Bring PostgreSQL, then ClickHouse to this release's schema, in one step or in two."""
+    if pre and post:
+        raise click.UsageError("--pre and --post exclude each other; without them both are done")
     settings = Settings.load()
+    step = Phase.PRE if pre else Phase.POST if post else None
     for store, work in (("PostgreSQL", migrate_postgres), ("ClickHouse", migrate_clickhouse)):
-        applied = when_up(settings, partial(work, settings), wait_s=wait_s)
+        applied = when_up(settings, partial(work, settings, step), wait_s=wait_s)
         for name in applied:
             click.echo(f"{store}: applied {name}")
         if not applied:
-            click.echo(f"{store}: up to date")
+            click.echo(f"{store}: up to date" if step is None else f"{store}: nothing to do")
 
 
 @click.command()

@@ -34,7 +34,9 @@ def verify(as_json: bool, wait: float, sample: int, postgres_only: bool) -> None
         connection = opened.enter_context(postgres.connected(settings, "raidhub verify"))
         client = None
         if not postgres_only:
-            client = opened.enter_context(closing(clickhouse.connect(settings, "raidhub verify")))
+            client = opened.enter_context(
+                closing(clickhouse.connect_checked(settings, "raidhub verify"))
+            )
         compared = sizes(connection)
         if not as_json:
             click.echo(

@@ -1,7 +1,7 @@
 """Connections to ClickHouse over HTTP: a server, or the embedded engine behind one protocol."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -9,10 +9,17 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from raidhub_dagster.errors import PermanentError, TransientError
 from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import schema
+from raidhub_dagster.storage.queries import SQL_ROOT, load
 
 # Errors of a server that is busy, not of the statement: timeouts, too many queries, no memory, a
 # lost connection, too many parts.
 _BUSY = frozenset({159, 202, 209, 210, 241, 252})
+_NO_SCHEMA = frozenset({60, 81})  # unknown table, unknown database
+
+MIGRATIONS = SQL_ROOT / "clickhouse" / "migrations"
+_NEEDED = schema.needed(MIGRATIONS, ".up.sql")
+_SQL = load("clickhouse", "migrations")
 
 
 def connect(
@@ -35,6 +42,26 @@ def connect(
         connect_timeout=10,
         send_receive_timeout=timeout_s,
     )
+
+
+def connect_checked(settings: Settings, application_name: str, *, timeout_s: int = 300) -> Client:
+    """`connect`, to a database that has what this code needs; what newer code added is no matter.
+
+    Raises ConfigurationError when its schema is older, naming what lacks.
+    """
+    with ExitStack() as unless_ready:
+        try:
+            client = connect(settings, application_name, timeout_s=timeout_s)
+            unless_ready.callback(client.close)
+            applied = {version for (version,) in client.query(_SQL["select_applied"]).result_rows}
+        except DatabaseError as error:
+            if error.code not in _NO_SCHEMA:
+                raise
+            applied = set()
+        missing = [name for name in _NEEDED if int(name.split("_")[0]) not in applied]
+        schema.refuse_older("ClickHouse", missing)
+        unless_ready.pop_all()
+    return client
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def refresh(settings: Settings) -> list[LookupRefreshed]:
     """`refresh_lookups` on connections of its own."""
     with (
         postgres.connected(settings, "raidhub-lookups") as connection,
-        closing(clickhouse.connect(settings, "raidhub-lookups")) as client,
+        closing(clickhouse.connect_checked(settings, "raidhub-lookups")) as client,
     ):
         return refresh_lookups(connection, client)
 

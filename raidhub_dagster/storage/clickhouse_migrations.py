@@ -13,32 +13,36 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_migrations.clickhouse_cluster import ClickhouseCluster
 from clickhouse_migrations.exceptions import MigrationException
 from clickhouse_migrations.migration import MigrationStorage
-from clickhouse_migrations.migrator import STATUS_PENDING
+from clickhouse_migrations.migrator import STATUS_PENDING, STATUS_UNKNOWN
 
 from raidhub_dagster.errors import ConfigurationError, PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, postgres
-from raidhub_dagster.storage.queries import SQL_ROOT, load
+from raidhub_dagster.storage.clickhouse import MIGRATIONS
+from raidhub_dagster.storage.queries import load
+from raidhub_dagster.storage.schema import Phase, due
 
 log = logging.getLogger(__name__)
-
-MIGRATIONS = SQL_ROOT / "clickhouse" / "migrations"
 
 _APPLICATION_NAME = "raidhub-migrate"
 _POSTGRES = load("postgres", "clickhouse")
 _CLICKHOUSE = load("clickhouse", "migrations")
 
 
-def migrate_clickhouse(settings: Settings, *, folder: Path = MIGRATIONS) -> list[str]:
+def migrate_clickhouse(
+    settings: Settings, phase: Phase | None = None, *, folder: Path = MIGRATIONS
+) -> list[str]:
     """Names of the migrations applied now, in order; empty when the schema was up to date.
 
-    Creates the database when absent. Several at once wait for each other on a lock in PostgreSQL,
-    because the library's own lock needs a Keeper. DDL of ClickHouse is not transactional: each
-    statement of a migration can be repeated, so a killed run is finished by the next one.
+    `phase` is the step of a rollout (`schema.due`), None both. A schema that newer code made is
+    left alone. Creates the database when absent. Several at once wait for each other on a lock in
+    PostgreSQL, because the library's own lock needs a Keeper. DDL of ClickHouse is not
+    transactional: each statement of a migration can be repeated, so a killed run is finished by
+    the next one.
 
     Raises ConfigurationError for a server whose time zone is not UTC (days, hours and months of
-    all tables are UTC), PermanentError naming the migration that failed, and the drivers'
-    OperationalError when a store is away.
+    all tables are UTC), PermanentError naming the migration that failed or is out of turn, and
+    the drivers' OperationalError when a store is away.
     """
     cluster = ClickhouseCluster(
         db_host=settings.clickhouse_host,
@@ -56,18 +60,26 @@ def migrate_clickhouse(settings: Settings, *, folder: Path = MIGRATIONS) -> list
     with _alone(settings):
         _check_time_zone(settings)
         try:
-            applied = cluster.migrate(database, folder)
+            status = cluster.status(database, folder)
+            pending = [names[row.version] for row in status if row.state == STATUS_PENDING]
+            is_empty = len(pending) == len(status)
+            chosen = due(pending, phase, is_empty=is_empty)
+            is_newer = any(row.state == STATUS_UNKNOWN for row in status)
+            if (is_newer and not pending) or (pending and not chosen):
+                return []
+            last = int(chosen[-1].split("_")[0]) if chosen else None
+            applied = cluster.migrate(database, folder, to_version=last)
         except MigrationException as error:
             raise PermanentError(f"ClickHouse migrations do not fit: {error}") from error
         except DatabaseError as error:
             if error.code is None:
                 raise  # nobody answered
-            pending = [
-                row.version
+            failed = [
+                names[row.version]
                 for row in cluster.status(database, folder)
                 if row.state == STATUS_PENDING
             ]
-            raise PermanentError(f"migration {names[pending[0]]} failed: {error}") from error
+            raise PermanentError(f"migration {failed[0]} failed: {error}") from error
     for migration in applied:
         log.info("Applied %s", names[migration.version], extra={"action": "migration_applied"})
     return [names[migration.version] for migration in applied]

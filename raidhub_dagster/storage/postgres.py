@@ -16,6 +16,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 
 from raidhub_dagster.errors import PermanentError, UnavailableError
 from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage import schema
 from raidhub_dagster.storage.queries import load
 
 log = logging.getLogger(__name__)
@@ -57,10 +58,24 @@ def connect(
     )
 
 
+def connect_checked(settings: Settings, application_name: str) -> Connection:
+    """`connect`, to a database that has what this code needs.
+
+    Raises ConfigurationError when its schema is older, naming what lacks.
+    """
+    connection = connect(settings, application_name)
+    try:
+        schema.require(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 @contextmanager
 def connected(settings: Settings, application_name: str) -> Iterator[Connection]:
-    """`connect`, closed at the end."""
-    connection = connect(settings, application_name)
+    """`connect_checked`, closed at the end."""
+    connection = connect_checked(settings, application_name)
     try:
         yield connection
     finally:
@@ -144,7 +159,7 @@ class Pool:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return connect(self._settings, self._name)
+        return connect_checked(self._settings, self._name)
 
     def _give_back(self, connection: Connection) -> None:
         try:

@@ -8,13 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import psycopg2
-from psycopg2 import errorcodes
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
-from raidhub_dagster.errors import ConfigurationError
 from raidhub_dagster.messaging.connection import delays
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage.postgres import connect, is_connection_lost, is_retried
+from raidhub_dagster.storage.postgres import connect_checked, is_connection_lost, is_retried
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +35,8 @@ class Database:
         """Result of `work`, which may run again: after a conflict, or when the server came back.
 
         A commit whose answer was lost counts as failed, so `work` must be harmless twice. Raises
-        ConfigurationError when the schema is missing, and errors of the statements themselves: a
-        conflict that five tries did not survive is one.
+        ConfigurationError when the schema is older than this code needs, and errors of the
+        statements themselves: a conflict that five tries did not survive is one.
         """
         loop = asyncio.get_running_loop()
         conflicts = 0
@@ -46,10 +44,6 @@ class Database:
             try:
                 result = await loop.run_in_executor(self._executor, self._run, work)
             except psycopg2.Error as error:
-                if error.pgcode in {errorcodes.UNDEFINED_TABLE, errorcodes.INVALID_SCHEMA_NAME}:
-                    raise ConfigurationError(
-                        "PostgreSQL has no schema of ours yet; run `raidhub migrate`"
-                    ) from error
                 if is_retried(error) and conflicts < _CONFLICTS:
                     conflicts += 1
                     await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  only jitter
@@ -78,7 +72,7 @@ class Database:
 
     def _run(self, work: Callable[[Connection], Result]) -> Result:
         if self._connection is None:
-            self._connection = connect(self._settings, self._name)
+            self._connection = connect_checked(self._settings, self._name)
         try:
             return work(self._connection)
         except psycopg2.Error as error:

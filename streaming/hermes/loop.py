@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from raidhub_dagster.errors import TransientError
+from raidhub_dagster.errors import ConfigurationError, TransientError
 from raidhub_dagster.messaging.connection import delays
 from raidhub_dagster.storage.postgres import is_connection_lost
 from streaming.hermes.threads import Threads
@@ -61,7 +61,8 @@ class Loop:
             except Exception as error:
                 self._alive_at, self._problem = self._clock(), f"{type(error).__name__}: {error}"
                 pause_s = next(pauses)
-                expected = isinstance(error, TransientError) or is_connection_lost(error)
+                ours = TransientError | ConfigurationError
+                expected = isinstance(error, ours) or is_connection_lost(error)
                 log.warning(
                     "%s failed: %s; next try in %.0f s",
                     self.name,

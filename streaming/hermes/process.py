@@ -4,13 +4,14 @@ import logging
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import psycopg2
 
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.discord.alerts import Alerts
-from raidhub_dagster.errors import TransientError
+from raidhub_dagster.errors import ConfigurationError, TransientError
 from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.monitoring import health, logs
 from raidhub_dagster.settings import Settings
@@ -35,10 +36,14 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     """Runs until SIGTERM or SIGINT, then drains. Raises TransientError when a thread crashed.
 
     `names` are of NAMES; `slots` and `batch` replace the numbers of each topic. Raises
-    ConfigurationError for a CHEAT_VERSION that does not exist, before anything is consumed.
+    ConfigurationError for a CHEAT_VERSION that does not exist and for a schema older than this code
+    needs, before anything is consumed.
     """
     logs.configure(settings.log_level, "hermes")
     current_parameters(settings)
+    # A server that is away is waited for; what it has is then looked at with each connection.
+    with suppress(psycopg2.OperationalError), connected(settings, "hermes-start"):
+        pass
     chosen = set(names)
     topics = [
         replace(
@@ -110,5 +115,5 @@ def _ask_postgres(settings: Settings) -> str | None:
     try:
         with connected(settings, "hermes-health"):
             return None
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, ConfigurationError) as error:
         return str(error).strip().splitlines()[0]

@@ -114,7 +114,7 @@ def _tell_unknown(alerts: Alerts, unknown: attention.UnknownHash) -> None:
 
 def _clickhouse(settings: Settings) -> Client:
     try:
-        return clickhouse.connect(settings, _NAME)
+        return clickhouse.connect_checked(settings, _NAME)
     except OperationalError as error:
         where = f"{settings.clickhouse_host}:{settings.clickhouse_http_port}"
         raise TransientError(f"ClickHouse at {where} does not answer") from error

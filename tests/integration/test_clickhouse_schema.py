@@ -12,13 +12,15 @@ import msgspec
 import pytest
 from clickhouse_migrations.clickhouse_cluster import ClickhouseCluster
 
-from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.errors import ConfigurationError, PermanentError
 from raidhub_dagster.pgcr.model import Instance
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse as ch
-from raidhub_dagster.storage.clickhouse_migrations import MIGRATIONS, migrate_clickhouse
+from raidhub_dagster.storage.clickhouse import MIGRATIONS
+from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.clickhouse_rows import row_of
 from raidhub_dagster.storage.clickhouse_sender import _ONE_BLOCK
+from raidhub_dagster.storage.schema import Phase
 from tests.support.analytics import ACTIVITY, HOUR, VERSION, Analytics, run
 
 # Readers and writers outside know these by name and type.
@@ -316,6 +318,44 @@ def test_a_changed_migration_is_refused(unmigrated: Settings, tmp_path: Path) ->
     path.write_text("CREATE TABLE a (x Int16) ORDER BY x;")
     with pytest.raises(PermanentError, match="version is 1"):
         migrate_clickhouse(unmigrated, folder=tmp_path)
+
+
+def test_a_rollout_migrates_in_two_steps(unmigrated: Settings, tmp_path: Path) -> None:
+    (tmp_path / "0001_create_a.up.sql").write_text("CREATE TABLE a (x Int8) ORDER BY x;")
+    assert migrate_clickhouse(unmigrated, Phase.PRE, folder=tmp_path) == ["0001_create_a"]
+    (tmp_path / "0002_create_b.up.sql").write_text("CREATE TABLE b (x Int8) ORDER BY x;")
+    (tmp_path / "0003_post_drop_a.up.sql").write_text("DROP TABLE a;")
+    with pytest.raises(PermanentError, match="0002_create_b comes before 0003_post_drop_a"):
+        migrate_clickhouse(unmigrated, Phase.POST, folder=tmp_path)
+    assert migrate_clickhouse(unmigrated, Phase.PRE, folder=tmp_path) == ["0002_create_b"]
+    assert migrate_clickhouse(unmigrated, Phase.PRE, folder=tmp_path) == []
+    assert migrate_clickhouse(unmigrated, Phase.POST, folder=tmp_path) == ["0003_post_drop_a"]
+
+
+def test_a_rolled_back_release_leaves_a_newer_schema_alone(
+    unmigrated: Settings, tmp_path: Path
+) -> None:
+    """`raidhub up` of the old release migrates too, and its code goes on."""
+    for path in MIGRATIONS.glob("*.up.sql"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "9001_create_a.up.sql").write_text("CREATE TABLE a (x Int8) ORDER BY x;")
+    migrate_clickhouse(unmigrated, folder=tmp_path)
+    assert migrate_clickhouse(unmigrated) == []
+    ch.connect_checked(unmigrated, "pytest").close()
+
+
+def test_code_refuses_a_schema_older_than_it_needs(unmigrated: Settings, tmp_path: Path) -> None:
+    """The relay would lose no row, but tell of unknown columns instead of what to do."""
+    told = r"ClickHouse has an older schema .*: {} not applied; run `raidhub migrate --pre`"
+    first = r"0001_create_lookups and \d+ more are"
+    with pytest.raises(ConfigurationError, match=told.format(first)):
+        ch.connect_checked(unmigrated, "pytest")
+    *older, newest = sorted(MIGRATIONS.glob("*.up.sql"))
+    for path in older:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    migrate_clickhouse(unmigrated, folder=tmp_path)
+    with pytest.raises(ConfigurationError, match=told.format(f"{newest.name[:-7]} is")):
+        ch.connect_checked(unmigrated, "pytest")
 
 
 def test_down_scripts_undo_everything(unmigrated: Settings) -> None:

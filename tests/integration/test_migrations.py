@@ -12,11 +12,12 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.errors import PermanentError, TransientError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
-from raidhub_dagster.storage.migrations import MIGRATIONS, migrate_postgres
+from raidhub_dagster.storage.migrations import migrate_postgres
 from raidhub_dagster.storage.postgres import connect
+from raidhub_dagster.storage.schema import MIGRATIONS, Phase
 
 SettingsFor = Callable[..., Settings]
 
@@ -143,3 +144,75 @@ def test_role_without_password_cannot_log_in(fresh: Settings) -> None:
     assert fetch(fresh, query) == [(False,)]
     with closing(connect(fresh, "test")) as connection, connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Path:
+    """A folder with one migration before a rollout and one after it."""
+    (tmp_path / "9001_pre_create_future.sql").write_text("CREATE TABLE core.future (n integer)")
+    (tmp_path / "9002_post_drop_past.sql").write_text("DROP TABLE streaming.young_pgcr")
+    return tmp_path
+
+
+@pytest.fixture
+def settings(postgres: dict[str, Any], settings_for: SettingsFor) -> Settings:
+    """Of a migrated database."""
+    return settings_for(postgres)
+
+
+def test_a_rollout_migrates_in_two_steps(settings: Settings, steps: Path) -> None:
+    """Between them both releases run."""
+    with pytest.raises(PermanentError, match="9001_pre_create_future comes before 9002"):
+        migrate_postgres(settings, Phase.POST, folder=steps)
+    assert migrate_postgres(settings, Phase.PRE, folder=steps) == ["9001_pre_create_future"]
+    assert fetch(settings, "SELECT to_regclass('streaming.young_pgcr') IS NULL") == [(False,)]
+    assert migrate_postgres(settings, Phase.PRE, folder=steps) == []
+    assert migrate_postgres(settings, Phase.POST, folder=steps) == ["9002_post_drop_past"]
+    assert migrate_postgres(settings, folder=steps) == []
+
+
+def test_a_rolled_back_release_leaves_a_newer_schema_alone(settings: Settings, steps: Path) -> None:
+    """`raidhub up` of the old release migrates too."""
+    migrate_postgres(settings, folder=steps)
+    assert migrate_postgres(settings) == []
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_in_short_tries(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Behind a migration that waits every reader waits too; the blocker has to be found."""
+    path = tmp_path / "9001_pre_add_future.sql"
+    path.write_text("ALTER TABLE core.player ADD COLUMN future text", "utf-8")
+    with closing(connect(settings, "a long report")) as blocker:
+        with blocker.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM core.player")
+        with pytest.raises(TransientError, match=r"9001_pre_add_future .* a long report, pid \d+"):
+            migrate_postgres(settings, folder=tmp_path, patience_s=0)
+
+        def end_report(_: float) -> None:
+            blocker.rollback()
+
+        applied = migrate_postgres(settings, folder=tmp_path, patience_s=60, sleep=end_report)
+    assert applied == ["9001_pre_add_future"]
+
+
+def test_an_index_is_built_outside_a_transaction_and_again_after_a_kill(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A killed CREATE INDEX CONCURRENTLY leaves an index of that name that nobody can use."""
+    statements = (
+        "-- transactional: false\n"
+        "DROP INDEX CONCURRENTLY IF EXISTS core.future_idx;\n"
+        "CREATE INDEX CONCURRENTLY future_idx ON core.player (last_seen);\n"
+    )
+    (tmp_path / "9001_pre_create_future_idx.sql").write_text(statements, "utf-8")
+    with (
+        closing(connect(settings, "test")) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("CREATE INDEX future_idx ON core.player (clears)")
+    assert migrate_postgres(settings, folder=tmp_path) == ["9001_pre_create_future_idx"]
+    definition = "SELECT pg_get_indexdef('core.future_idx'::regclass)"
+    assert fetch(settings, definition)[0][0].endswith("(last_seen)")
+    assert migrate_postgres(settings, folder=tmp_path) == []

@@ -37,6 +37,19 @@ def test_migrate_tells_that_both_stores_are_current() -> None:
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("step", ["--pre", "--post"])
+def test_a_step_tells_that_it_has_nothing_to_do(step: str) -> None:
+    """It does not say "up to date": the other step may be due."""
+    result = CliRunner().invoke(migrate, [step], catch_exceptions=False)
+    assert result.stdout == "PostgreSQL: nothing to do\nClickHouse: nothing to do\n"
+
+
+def test_both_steps_at_once_are_wrong_usage() -> None:
+    """The last flag would win silently, and a rollout would begin with the drops."""
+    assert CliRunner().invoke(migrate, ["--pre", "--post"]).exit_code == 2
+
+
+@pytest.mark.usefixtures("environment")
 def test_migrate_names_what_it_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_DB", "another")
     result = CliRunner().invoke(migrate, catch_exceptions=False)

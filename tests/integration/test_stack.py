@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,10 @@ def test_postgres_of_root_runs_as_somebody_else_and_survives_a_kill(
     server = PostgresServer(settings, server_folder / "durable")
     log = server_folder / "durable.log"
     with running(server, log) as process:
-        with postgres.connected(settings, "test") as connection, connection.cursor() as cursor:
+        with (
+            closing(postgres.connect(settings, "test")) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SHOW synchronous_commit")
             assert cursor.fetchone() == ("on",)
             cursor.execute("CREATE TABLE kept AS SELECT 1 AS a")
@@ -336,7 +340,7 @@ def test_postgres_of_root_runs_as_somebody_else_and_survives_a_kill(
         process.kill()
     with (
         running(server, log),
-        postgres.connected(settings, "test") as connection,
+        closing(postgres.connect(settings, "test")) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute("SELECT a FROM kept")

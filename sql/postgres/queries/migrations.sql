@@ -11,6 +11,21 @@ SELECT pg_advisory_lock(7305127);
 -- By default a long statement of a killed client runs to its end.
 SET client_connection_check_interval = '1s';
 
+-- name: limit_lock_waits
+-- Whoever comes later queues behind a waiting ALTER TABLE, readers too.
+SET LOCAL lock_timeout = '2s';
+
+-- name: select_oldest_transaction
+SELECT pid, application_name, extract(epoch FROM now() - xact_start)::bigint
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+ORDER BY xact_start
+LIMIT 1;
+
+-- name: select_applied
+-- Newer ones may be among them.
+SELECT migration_id FROM _yoyo_migration;
+
 -- name: database_exists
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s);
 
@@ -28,7 +43,9 @@ CREATE ROLE {role} NOLOGIN;
 ALTER ROLE {role} LOGIN PASSWORD {password};
 
 -- name: grant_read
--- Default privileges cover what later migrations create.
+-- Default privileges cover what later migrations create. Whoever runs our code looks first which
+-- migrations were applied.
+GRANT SELECT ON _yoyo_migration TO PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {role};
 GRANT USAGE ON SCHEMA {schemas} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {schemas} TO {role};

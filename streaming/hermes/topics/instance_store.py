@@ -26,7 +26,7 @@ from raidhub_dagster.pgcr.parse import parse
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import missed, young
 from raidhub_dagster.storage.definitions import load_hash_names
-from raidhub_dagster.storage.postgres import connect, connected
+from raidhub_dagster.storage.postgres import connect_checked, connected
 from raidhub_dagster.storage.store import Outcome, Report, Store
 from streaming.hermes.failures import is_infrastructure
 from streaming.hermes.loop import Loop, Step
@@ -87,7 +87,7 @@ class InstanceStore:
     ) -> None:
         self._now = now
         self._clock = clock
-        self._connection = connect(settings, _NAME)
+        self._connection = connect_checked(settings, _NAME)
         self._store = Store(self._connection, rechecks=young.Rechecks.of(settings), now=now)
         self._alerts = Alerts(
             settings.atlas_webhook_url, footer=_NAME, role_id=settings.alerts_role_id
