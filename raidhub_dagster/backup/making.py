@@ -60,7 +60,7 @@ def make(settings: Settings, folder: Path, *, jobs: int, tell: Tell) -> Manifest
             tell(f"ClickHouse instance: {rows} rows")
         databases = {POSTGRES: settings.postgres_db}
         if _has_dagster(settings):
-            dump(settings, _DAGSTER_DATABASE, folder / DAGSTER, jobs=jobs, snapshot=None)
+            dump(settings, _DAGSTER_DATABASE, folder / DAGSTER, jobs=jobs)
             databases[DAGSTER] = _DAGSTER_DATABASE
             tell("Dagster's history")
         made = Manifest(

@@ -18,7 +18,7 @@ _FIRST_SCHEMA = "definitions"
 
 
 def dump(
-    settings: Settings, database: str, folder: Path, *, jobs: int, snapshot: str | None
+    settings: Settings, database: str, folder: Path, *, jobs: int, snapshot: str | None = None
 ) -> None:
     """The whole database into `folder`, which must not exist; of `snapshot` when there is one.
 
