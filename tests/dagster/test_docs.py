@@ -63,6 +63,18 @@ def test_every_job_and_group_is_told(repository: RepositoryDefinition) -> None:
     assert {row[0] for row in rows(PAGES["dagster"], "Assets by group")} == groups
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "operations").glob("*.md")), ids=lambda p: p.stem)
+def test_pages_of_operations_name_what_exists(path: Path, repository: RepositoryDefinition) -> None:
+    """A checklist for a bad day has no time for a job that was renamed."""
+    jobs = set(repository.job_names)
+    clocks = {s.name for s in (*repository.schedule_defs, *repository.sensor_defs)}
+    files = {file.stem for file in (DOCS / "repairs").glob("*.yaml")}
+    named = names_in(path.read_text("utf-8"))
+    assert {name for name in named if name.endswith("_job")} <= jobs
+    assert {name for name in named if re.search(r"_(schedule|sensor)$", name)} <= clocks
+    assert {name for name in named if name in files} <= jobs
+
+
 def test_the_times_of_schedules_are_those_of_the_code(repository: RepositoryDefinition) -> None:
     """Somebody waits for ranks at the time that the page gives."""
     told = {
