@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import zstandard
 from clickhouse_connect.driver.client import Client
@@ -123,11 +123,10 @@ def _export_instance(client: Client, folder: Path) -> int:
     with answered():
         days = client.query(_CLICKHOUSE_SQL["count_days"]).result_rows
         for day, _ in days:
-            parameters = {"day": day}
-            stream = client.raw_stream(_CLICKHOUSE_SQL["select_day"], parameters=parameters)
+            stream = client.raw_stream(_CLICKHOUSE_SQL["select_day"], parameters={"day": day})
             compressor = zstandard.ZstdCompressor(level=3)
-            with closing(stream), (folder / f"{day}.native.zst").open("wb") as file:
-                compressor.copy_stream(stream, file)
+            with stream, (folder / f"{day}.native.zst").open("wb") as file:
+                compressor.copy_stream(cast(IO[bytes], stream), file)
         if client.query(_CLICKHOUSE_SQL["count_days"]).result_rows != days:
             raise PermanentError("instance_backup changed meanwhile: somebody else writes to it")
     return sum(rows for _, rows in days)

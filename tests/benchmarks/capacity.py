@@ -121,10 +121,10 @@ def _postgres(connection: Connection, stored: float) -> Figures:
 
 def _clickhouse(client: Client, stored: float) -> Figures:
     client.command("OPTIMIZE TABLE instance FINAL")
-    found = dict(client.query(_PARTS).result_rows)
+    found = {bool(is_base): size for is_base, size in client.query(_PARTS).result_rows}
     return {
-        "clickhouse_bytes": found[1] / stored,
-        "aggregate_bytes": found.get(0, 0) / stored,
+        "clickhouse_bytes": found[True] / stored,
+        "aggregate_bytes": found.get(False, 0) / stored,
     }
 
 

@@ -67,7 +67,8 @@ def test_every_job_and_group_is_told(repository: RepositoryDefinition) -> None:
 def test_pages_of_operations_name_what_exists(path: Path, repository: RepositoryDefinition) -> None:
     """A checklist for a bad day has no time for a job that was renamed."""
     jobs = set(repository.job_names)
-    clocks = {s.name for s in (*repository.schedule_defs, *repository.sensor_defs)}
+    clocks = {schedule.name for schedule in repository.schedule_defs}
+    clocks |= {sensor.name for sensor in repository.sensor_defs}
     files = {file.stem for file in (DOCS / "repairs").glob("*.yaml")}
     named = names_in(path.read_text("utf-8"))
     assert {name for name in named if name.endswith("_job")} <= jobs
