@@ -38,18 +38,19 @@ from tests.support.analytics import (
     send_until_quiet,
 )
 
-# Blocks: one whose last raid was still in the queue, one complete, one with ids that hermes and the
-# crawl gave up.
+# Blocks: one with a raid that was still in the queue (six published, six stored, but one of these
+# came later, as a missed id), one complete, one with ids that hermes and the crawl gave up.
 LEDGER = """
 INSERT INTO streaming.crawl_cursor VALUES ('atlas', 100, 400, 1000, now());
 INSERT INTO streaming.crawl_block
     (first_id, last_id, state, owner, lease_until, done_at, raids, non_raids, missed)
-VALUES (100, 199, 'done', 'a', now(), now(), 7, 93, 0),
+VALUES (100, 199, 'done', 'a', now(), now(), 6, 93, 1),
        (200, 299, 'done', 'a', now(), now(), 1, 99, 0),
        (300, 399, 'done', 'a', now(), now(), 1, 98, 1);
 INSERT INTO streaming.missed_pgcr
     (instance_id, state, reason, source, next_attempt_at, closed_at)
-VALUES (300, 'waiting', 'store_failed', 'hermes', NULL, NULL),
+VALUES (106, 'resolved', 'not_found', 'atlas', NULL, now()),
+       (300, 'waiting', 'store_failed', 'hermes', NULL, NULL),
        (301, 'resolved', 'not_found', 'atlas', NULL, now()),
        (302, 'resolved', 'not_found', 'atlas', NULL, now() - interval '3 days');
 UPDATE streaming.outbox SET sent_at = now() WHERE kind = 'message';
