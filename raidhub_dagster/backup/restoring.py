@@ -25,13 +25,13 @@ from raidhub_dagster.storage.clickhouse_parity import DAY_AGGREGATES, TIMELESS_A
 from raidhub_dagster.storage.clickhouse_reports import WEAPON_META_TREND, WEEKLY_RAID_REPORT
 from raidhub_dagster.storage.clickhouse_sender import empty_staging
 from raidhub_dagster.storage.migrations import migrate_postgres
-from raidhub_dagster.storage.postgres import alone, connected
+from raidhub_dagster.storage.postgres import BusyError, connect, connected
 from raidhub_dagster.storage.queries import load
 from raidhub_dagster.storage.reconcile import Reopened, match_clickhouse, reopen
 
 NAME = "raidhub restore"
 # Exists on every server unless somebody dropped it; nothing is stored there.
-_MAINTENANCE = {"postgres_db": "postgres"}
+_MAINTENANCE_DATABASE = "postgres"
 _TABLES = (
     "instance",
     *DAY_AGGREGATES,
@@ -43,6 +43,7 @@ _TABLES = (
 _SQL = load("postgres", "backup")
 _DATABASES = load("postgres", "migrations")
 _CLICKHOUSE_SQL = load("clickhouse", "backup")
+_TRY_LOCK = load("postgres", "locks")["try_lock_work"]
 _ATTACH_MONTH = load("clickhouse", "sender")["attach_month"]
 
 
@@ -63,9 +64,9 @@ def restore_all(
     databases = {
         dump: name if dump == DAGSTER else own for dump, name in manifest.databases.items()
     }
-    server = settings.model_copy(update=_MAINTENANCE)
-    with alone(server, NAME, "restore"), connected(server, NAME) as maintenance:
+    with closing(connect(settings, NAME, database=_MAINTENANCE_DATABASE)) as maintenance:
         maintenance.autocommit = True  # databases are made and dropped in no transaction
+        _lock(maintenance)
         check_version(settings, manifest.postgres_major, maintenance.server_version // 10_000)
         for database in databases.values():
             _check_database(settings, maintenance, database, force=force)
@@ -76,6 +77,14 @@ def restore_all(
             _recreate(maintenance, database)
             restore(settings, database, folder / dump, jobs=jobs)
     return _finish(settings, folder, manifest, hours=hours, tell=tell)
+
+
+def _lock(maintenance: Connection) -> None:
+    """Held until the connection ends; one for the whole server."""
+    with maintenance.cursor() as cursor:
+        cursor.execute(_TRY_LOCK, {"name": "restore"})
+        if cursor.fetchall() != [(True,)]:
+            raise BusyError("another restore runs on this server")
 
 
 def _check_database(
@@ -98,8 +107,10 @@ def _check_database(
 
 def _what_it_holds(settings: Settings, database: str) -> str | None:
     """None when nothing would be missed: no table, or our schema before the first report."""
-    own = settings.model_copy(update={"postgres_db": database})
-    with connected(own, NAME) as connection, connection.cursor() as cursor:
+    with (
+        closing(connect(settings, NAME, database=database)) as connection,
+        connection.cursor() as cursor,
+    ):
         for table, question, what in (
             ("core.instance", "has_raids", "raids"),
             ("runs", "has_runs", "runs of Dagster"),

@@ -332,6 +332,18 @@ def test_two_backups_at_once_are_refused(source: Analytics, tmp_path: Path) -> N
         make(source.settings, tmp_path / "second", jobs=1, tell=print)
 
 
+def test_two_restores_at_once_are_refused(
+    source: Analytics, backup: Path, target: Settings
+) -> None:
+    """The second would drop what the first one fills."""
+    maintenance = source.settings.model_copy(update={"postgres_db": "postgres"})
+    with (
+        alone(maintenance, "pytest", "restore"),
+        pytest.raises(PermanentError, match="another restore runs"),
+    ):
+        restore(target, backup)
+
+
 def test_a_tool_that_fails_says_why(source: Analytics, tmp_path: Path) -> None:
     """pg_dump's own words, one line; the folder is no backup then."""
     with pytest.raises(
