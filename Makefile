@@ -1,7 +1,7 @@
 # Everyday commands; each sets up what it needs. `make` alone lists them.
 RAIDHUB := .venv/bin/raidhub
 BIN := .venv/bin
-BENCHMARKS := parse store crawl zeus budget head recovery replicas drain archive definitions clans leaderboards dagster_memory rebuild cheats
+BENCHMARKS := parse store crawl zeus budget head recovery replicas drain archive definitions clans leaderboards dagster_memory rebuild cheats capacity
 
 .DEFAULT_GOAL := help
 .PHONY: help ready demo test check lint pytest soak bench up down status logs migrate seed lock

@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 
 from raidhub_dagster.settings import STACK_ENV, Settings
 from raidhub_dagster.stack.process import HOST
+from raidhub_dagster.storage.postgres import libpq_variables
 
 # Counted up from RAIDHUB_PORT_BASE; the order is what people remember, so new ones go to the end.
 _PORTS = (
@@ -127,20 +128,8 @@ class Environment:
 
     def exports(self) -> str:
         """Lines for `eval` in a shell; those of libpq too, for psql and pg_dump."""
-        settings = self.settings
-        libpq = {
-            "PGHOST": settings.postgres_host,
-            "PGPORT": str(settings.postgres_port),
-            "PGDATABASE": settings.postgres_db,
-        }
-        if settings.postgres_user:
-            libpq["PGUSER"] = settings.postgres_user
-        if settings.postgres_password:
-            libpq["PGPASSWORD"] = settings.postgres_password.get_secret_value()
-        return "\n".join(
-            f"export {name}={shlex.quote(value)}"
-            for name, value in {**self.variables(), **libpq}.items()
-        )
+        variables = {**self.variables(), **libpq_variables(self.settings)}
+        return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
     def _chosen(self, kept: dict[str, str | None], without: Collection[str]) -> dict[str, str]:
         def secret(name: str) -> str:

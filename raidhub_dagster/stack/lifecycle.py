@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -15,8 +15,9 @@ from typing import NamedTuple
 import psycopg2
 
 from raidhub_dagster.errors import ConfigurationError, TransientError
+from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.environment import Environment, leftovers
-from raidhub_dagster.stack.process import UnhealthyError, ask_all, is_taken, wait_until
+from raidhub_dagster.stack.process import UnhealthyError, ask_all, is_taken, running, wait_until
 from raidhub_dagster.stack.services import Service, services
 from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage import clickhouse_lookups, postgres
@@ -31,6 +32,8 @@ _READY_LIMIT_S = 180
 # The slowest probe gives up after 10 s by itself, and says then what it was waiting for.
 _PROBE_LIMIT_S = 12
 _STORES_PHASE = 1  # after it the schema is brought up to date
+
+_STORES = frozenset({"postgres", "clickhouse"})
 
 # supervisord keeps none of these going.
 _ENDED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
@@ -113,6 +116,30 @@ class Stack:
             self.supervisor.shut_down()
             self._sweep(tell)
             tell("stopped")
+
+    @contextmanager
+    def stores(self, tell: Tell) -> Iterator[Settings]:
+        """Inside, PostgreSQL and ClickHouse answer and nobody of this stack uses them.
+
+        Yields the settings that lead to them. Raises ConfigurationError when the stack runs.
+        """
+        local = self.environment.has_postgres or self.environment.has_clickhouse
+        if not local:
+            yield self.environment.settings
+            return
+        with self._alone(), ExitStack() as opened:
+            if self.supervisor.pid() is not None:
+                raise ConfigurationError("the stack runs; end it first: raidhub down")
+            self._sweep(tell)
+            self.environment.write()
+            self.supervisor.logs.mkdir(exist_ok=True)
+            for service in services(self.environment):
+                if service.name in _STORES and service.is_local:
+                    _check_ports(service)
+                    log = self.supervisor.logs / f"{service.name}.log"
+                    opened.enter_context(running(service.server, log))
+                    tell(f"{service.name:18} ready")
+            yield self.environment.settings
 
     def health(self) -> list[Health]:
         """Every service asked once. Raises TransientError when no stack runs here."""

@@ -72,6 +72,19 @@ def connect_checked(settings: Settings, application_name: str) -> Connection:
     return connection
 
 
+def libpq_variables(settings: Settings) -> dict[str, str]:
+    """The same address and login for psql, pg_dump and their kin; no command line shows them."""
+    password = settings.postgres_password
+    variables = {
+        "PGHOST": settings.postgres_host,
+        "PGPORT": str(settings.postgres_port),
+        "PGDATABASE": settings.postgres_db,
+        "PGUSER": settings.postgres_user,
+        "PGPASSWORD": password.get_secret_value() if password else None,
+    }
+    return {name: value for name, value in variables.items() if value}
+
+
 @contextmanager
 def connected(settings: Settings, application_name: str) -> Iterator[Connection]:
     """`connect_checked`, closed at the end."""

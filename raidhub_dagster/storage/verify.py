@@ -56,8 +56,13 @@ class Sizes(msgspec.Struct, frozen=True):
 def sizes(connection: Connection) -> Sizes:
     """How much was compared."""
     with connection, connection.cursor() as cursor:
-        cursor.execute(_SQL["sizes"])
-        return Sizes(*_one(cursor))
+        return read_sizes(cursor)
+
+
+def read_sizes(cursor: Cursor) -> Sizes:
+    """The same, in the caller's snapshot."""
+    cursor.execute(_SQL["sizes"])
+    return Sizes(*_one(cursor))
 
 
 def played(connection: Connection) -> tuple[datetime, datetime]:

@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
+import psycopg2
 import pytest
 from dagster._core.definitions.repository_definition import RepositoryDefinition
 
@@ -59,6 +61,19 @@ def test_every_job_and_group_is_told(repository: RepositoryDefinition) -> None:
     graph = repository.asset_graph
     groups = {str(graph.get(key).group_name) for key in graph.get_all_asset_keys()}
     assert {row[0] for row in rows(PAGES["dagster"], "Assets by group")} == groups
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "operations").glob("*.md")), ids=lambda p: p.stem)
+def test_pages_of_operations_name_what_exists(path: Path, repository: RepositoryDefinition) -> None:
+    """A checklist for a bad day has no time for a job that was renamed."""
+    jobs = set(repository.job_names)
+    clocks = {schedule.name for schedule in repository.schedule_defs}
+    clocks |= {sensor.name for sensor in repository.sensor_defs}
+    files = {file.stem for file in (DOCS / "repairs").glob("*.yaml")}
+    named = names_in(path.read_text("utf-8"))
+    assert {name for name in named if name.endswith("_job")} <= jobs
+    assert {name for name in named if re.search(r"_(schedule|sensor)$", name)} <= clocks
+    assert {name for name in named if name in files} <= jobs
 
 
 def test_the_times_of_schedules_are_those_of_the_code(repository: RepositoryDefinition) -> None:
@@ -146,12 +161,29 @@ def test_every_example_is_listed() -> None:
         assert f"[`{path.stem}`]({path.name})" in REPAIRS
 
 
-@pytest.mark.parametrize("page", ["handbook", "commands", "dagster", "monitoring"])
-def test_a_command_of_raidhub_exists(page: str) -> None:
+PAGES_WITH_COMMANDS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *DOCS.glob("*.md"), *(DOCS / "operations").glob("*.md"))
+)
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
+def test_a_command_of_raidhub_exists_with_its_options(page: str) -> None:
     """So is this one."""
-    text = (DOCS / f"{page}.md").read_text("utf-8")
-    known = set(raidhub.list_commands(None))  # type: ignore[arg-type]
-    assert set(re.findall(r"`raidhub ([a-z]+)", text)) <= known
+    text = (ROOT / page).read_text("utf-8")
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    typed = [" ".join(t.split()) for t in re.findall(r"`(raidhub [a-z][^`]*)`", text)]
+    typed += re.findall(r"^\s*(raidhub [a-z][^#|\n]*)", shell, re.MULTILINE)
+    for line in typed:
+        command: click.Command = raidhub
+        for word in line.split("#")[0].split()[1:]:
+            if isinstance(command, click.Group) and word[0] not in "-[":
+                named = [command.get_command(click.Context(command), w) for w in word.split("|")]
+                assert all(named), line
+                command = named[0] or command
+            elif word.startswith("--"):
+                known = {option for parameter in command.params for option in parameter.opts}
+                assert word.partition("=")[0].rstrip(",.;)") in known, line
 
 
 @pytest.mark.parametrize(
@@ -171,16 +203,27 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in slugs, target
 
 
-def test_statements_of_the_handbook_run(
+STATEMENTS = [
+    (str(path.relative_to(DOCS)), number, block)
+    for path in sorted((DOCS / "handbook.md", *(DOCS / "operations").glob("*.md")))
+    for number, block in enumerate(
+        re.findall(r"```sql\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+    )
+]
+
+
+def test_statements_of_handbook_and_runbook_run(
     postgres: dict[str, Any], settings_for: Callable[..., Settings]
 ) -> None:
     """They are pasted after a crash, when nobody can try them first."""
-    blocks = re.findall(r"```sql\n(.*?)```", PAGES["handbook"], re.DOTALL)
-    assert blocks
+    assert {page for page, _, _ in STATEMENTS} >= {"handbook.md", "operations/runbook.md"}
     with (
         closing(connect(settings_for(postgres), "pytest")) as connection,
         connection.cursor() as cursor,
     ):
-        for block in blocks:
-            cursor.execute(block.replace("COMMIT;", ""))
+        for page, number, block in STATEMENTS:
+            try:
+                cursor.execute(block.replace("COMMIT;", ""))
+            except psycopg2.Error as error:
+                raise AssertionError(f"{page}, statement {number}: {error}") from error
         connection.rollback()
