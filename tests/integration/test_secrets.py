@@ -48,6 +48,7 @@ def environment(postgres: dict[str, Any], rabbitmq: dict[str, Any], tmp_path: Pa
     ports = [f"{name.upper()}" for name in Settings.model_fields if name.endswith("_metrics_port")]
     return {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),  # this tree, whatever is installed
         "RAIDHUB_HOME": str(tmp_path),
         "LOG_LEVEL": "debug",
         "CLICKHOUSE_HOST": HOST,

@@ -33,6 +33,7 @@ def quiet_port() -> int:
 def environment(upstream: str = "http://127.0.0.1:9", **more: object) -> Environment:
     values = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),  # this tree, whatever is installed
         "BUNGIE_API_KEY": KEY,
         "ZEUS_API_KEYS": ", ".join(OURS),
         "ZEUS_STATS_URL": upstream,
