@@ -10,7 +10,7 @@ import logging
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -88,7 +88,7 @@ class _Section(BaseSettings):
         extra="ignore",
         env_file_encoding="utf-8",
         populate_by_name=True,
-        hide_input_in_errors=True,  # it may be a secret
+        hide_input_in_errors=True,  # an error goes into logs and events, and the input is a secret
     )
 
 
@@ -120,6 +120,13 @@ class Zeus(_Section):
 
     zeus_host: Text = Field(default="localhost", description="Where callers find it.")
     zeus_port: Port = Field(default=7777, description="Where it listens and callers find it.")
+    # Whoever reaches the port and has the key spends our budget. An address, since a name may stand
+    # for several, or for another one.
+    zeus_bind: Ip = Field(
+        default="127.0.0.1",
+        description="The address it listens on; callers from other machines, or pods, need 0.0.0.0"
+        " or ::.",
+    )
     zeus_www_url: Address = Field(
         default="https://www.bungie.net",
         description="Whom it asks for everything but reports. Setting this or the next one crawls"
@@ -298,6 +305,24 @@ class Postgres(_Section):
     postgres_readonly_password: Secret | None = Field(
         default=None, description="Without one that role is made without login."
     )
+    postgres_writer_user: Text = Field(
+        default="raidhub_writer",
+        description="The role of processes that read and write rows and make no table; `raidhub"
+        " migrate` makes it.",
+    )
+    postgres_writer_password: Secret | None = Field(
+        default=None,
+        description="With one it may log in, and then its name and password are the POSTGRES_USER"
+        " and POSTGRES_PASSWORD of everything but `raidhub migrate`.",
+    )
+    postgres_dagster_user: Text = Field(
+        default="raidhub_dagster", description="The role of Dagster's own database."
+    )
+    postgres_dagster_password: Secret | None = Field(
+        default=None,
+        description="With one Dagster's own database belongs to that role, else to whoever"
+        " migrates.",
+    )
 
 
 class Rabbitmq(_Section):
@@ -368,6 +393,11 @@ class Stack(_Section):
 class Monitoring(_Section):
     """Metrics and logs."""
 
+    metrics_host: Ip = Field(
+        default="127.0.0.1",
+        description="The address on which processes serve /metrics and /healthz, which ask for no"
+        " key; Prometheus on another machine, and the probes of a cluster, need 0.0.0.0 or ::.",
+    )
     atlas_metrics_port: Port = Field(
         default=8080,
         description="/metrics and /healthz of atlas; `raidhub up` counts these ports up from"
@@ -464,9 +494,35 @@ class Settings(
         return self.bungie_api_key.get_secret_value()
 
     @property
+    def of_history(self) -> Self:
+        """The same settings with the login for Dagster's own database."""
+        if self.postgres_dagster_password is None:
+            return self
+        login = {
+            "postgres_user": self.postgres_dagster_user,
+            "postgres_password": self.postgres_dagster_password,
+        }
+        return self.model_copy(update=login)
+
+    @property
+    def _zeus_base(self) -> str:
+        host = f"[{self.zeus_host}]" if ":" in self.zeus_host else self.zeus_host
+        return f"http://{host}:{self.zeus_port}"
+
+    @property
     def www_base(self) -> str:
         """Base address of everything but reports: zeus, unless a person chose another."""
-        return self.bungie_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.bungie_url_base or self._zeus_base
+
+    @property
+    def zeus_local(self) -> str:
+        """Address under which this machine reaches its own zeus."""
+        return _reached(self.zeus_bind)
+
+    @property
+    def metrics_local(self) -> str:
+        """Address under which this machine reaches the metrics of its own processes."""
+        return _reached(self.metrics_host)
 
     @property
     def ui_base(self) -> str:
@@ -476,7 +532,7 @@ class Settings(
     @property
     def pgcr_base(self) -> str:
         """Base address of reports: zeus, unless a person chose another."""
-        return self.pgcr_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.pgcr_url_base or self._zeus_base
 
     @property
     def pgcr_origin(self) -> str:
@@ -497,9 +553,23 @@ class Settings(
     def cheat_model_folder(self) -> Path:
         return self.cheat_model_dir or self.raidhub_home / "models"
 
+    @classmethod
+    def secret_variables(cls) -> list[str]:
+        """Variables of the environment whose values no log, list or other program may have."""
+        return [n.upper() for n, field in cls.model_fields.items() if _is_secret(field.annotation)]
+
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""
         return name in self.model_fields_set
+
+
+def _reached(listening: str) -> str:
+    """Nobody connects to "every address": whoever listens on all of them listens on loopback."""
+    return "127.0.0.1" if ip_address(listening).is_unspecified else listening
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
 
 
 def unusable(error: ValidationError) -> list[str]:

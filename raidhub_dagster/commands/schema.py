@@ -18,7 +18,7 @@ from raidhub_dagster.errors import TransientError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
-from raidhub_dagster.storage.migrations import migrate_postgres
+from raidhub_dagster.storage.migrations import migrate_postgres, prepare_history
 from raidhub_dagster.storage.postgres import is_connection_lost
 from raidhub_dagster.storage.schema import Phase
 from raidhub_dagster.storage.seeds import SeedReport
@@ -43,7 +43,10 @@ _wait_option = click.option(
 @click.option("--post", is_flag=True, help="Only the rest: when no old code runs any more.")
 @_wait_option
 def migrate(pre: bool, post: bool, wait_s: float) -> None:
-    """Bring PostgreSQL, then ClickHouse to this release's schema, in one step or in two."""
+    """Bring PostgreSQL, then ClickHouse to this release's schema, in one step or in two.
+
+    Dagster's own database is made, too; its tables are Dagster's business.
+    """
     if pre and post:
         raise click.UsageError("--pre and --post exclude each other; without them both are done")
     settings = Settings.load()
@@ -54,6 +57,8 @@ def migrate(pre: bool, post: bool, wait_s: float) -> None:
             click.echo(f"{store}: applied {name}")
         if not applied:
             click.echo(f"{store}: up to date" if step is None else f"{store}: nothing to do")
+    if step is not Phase.POST:
+        when_up(settings, partial(prepare_history, settings), wait_s=wait_s)
 
 
 @click.command()

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from raidhub_dagster.settings import Settings
+from raidhub_dagster.settings import STACK_ENV, Settings
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.lifecycle import Stack
 from raidhub_dagster.stack.postgres import PostgresServer
@@ -28,6 +29,7 @@ from raidhub_dagster.stack.process import (
 )
 from raidhub_dagster.stack.services import services
 from raidhub_dagster.storage import postgres
+from tests.support.secrets import CANARIES, leaked
 from tests.support.system import free_base
 
 Overrides = dict[str, Any]
@@ -68,6 +70,34 @@ class Folder:
                 found.append(process)
         return found
 
+    def secrets(self) -> dict[str, str]:
+        """Of the settings of this folder, those that somebody chose."""
+        settings = Settings(_env_file=self.home / STACK_ENV)
+        values = {name: getattr(settings, name.lower()) for name in Settings.secret_variables()}
+        given = {n: v.get_secret_value() for n, v in values.items() if v is not None}
+        return {n: v for n, v in given.items() if len(v) > 8} | {
+            n: v for n, v in self.variables.items() if n in values
+        }
+
+    def assert_closed(self) -> None:
+        """Nobody gets in from another machine, and nobody reads a secret off the process list."""
+        secrets = self.secrets()
+        assert {"POSTGRES_PASSWORD", "BUNGIE_API_KEY", "ATLAS_WEBHOOK_URL"} <= set(secrets)
+        listening, argv, inherited = [], [], []
+        for process in self.processes():
+            listening += [
+                c.laddr.ip
+                for c in process.net_connections("tcp")
+                if c.status == psutil.CONN_LISTEN
+                # Erlang's name server tells its IPv4 address as one of IPv6.
+                and not ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
+            ]
+            command = process.cmdline()
+            argv += leaked(" ".join(command), secrets)
+            if not any("python" in part for part in command[:1]) or "simulate" in command:
+                inherited += leaked(str(process.environ()), secrets)
+        assert (listening, argv, inherited) == ([], [], [])
+
     def assert_gone(self) -> None:
         def question() -> None:
             if left := self.processes():
@@ -96,12 +126,13 @@ def folder(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Call
 
 def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., Folder]) -> None:
     """What a newcomer types first; all is asked of one stack, because it takes 40 s to start."""
-    one = folder()
+    one = folder(**{n: v for n, v in CANARIES.items() if n.endswith(("_URL", "_AUTH"))})
     up = one.run("up")
     assert up.returncode == 0, up.stderr
     base = int(one.variables["RAIDHUB_PORT_BASE"])
     assert up.stdout.endswith(f"Dagster: http://127.0.0.1:{base}\n")
 
+    one.assert_closed()
     again = one.run("up")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "already running")
 
@@ -138,8 +169,14 @@ def test_a_stack_starts_answers_and_ends_without_a_trace(folder: Callable[..., F
 
     wait_until(everything_answers, limit_s=60)
 
+    secrets = one.secrets()
     down = one.run("down")
     assert (down.returncode, down.stdout) == (0, "stopped\n")
+    written = {path: path.read_text("utf-8", "replace") for path in one.home.glob("logs/*")}
+    assert len(written) > 10
+    assert {
+        str(path): found for path, text in written.items() if (found := leaked(text, secrets))
+    } == {}
     one.assert_gone()
     assert one.run("down").stdout == "not running\n"
     assert one.run("status").returncode == 1

@@ -244,6 +244,54 @@ async def test_a_target_that_names_another_host_is_refused(target: str) -> None:
         assert await api.requests() == {}
 
 
+HIDDEN = f"GET {report_path(66)} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n\r\n"
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+        f"{CHUNKED}\r\n{len(HIDDEN):x}\r\n{HIDDEN}\r\n0\r\n\r\n",
+        f"Content-Length: 4\r\n{CHUNKED}\r\n0\r\n\r\n{HIDDEN}",
+        f"Content-Length: 0\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+        f"Content-Length: +{len(HIDDEN)}\r\n\r\n{HIDDEN}",
+        f"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{HIDDEN}",
+    ],
+    ids=["body", "chunks", "both lengths", "two lengths", "plus", "unknown coding"],
+)
+async def test_a_request_within_a_request_is_not_sent(rest: str) -> None:
+    """Who shares a connection with others, behind an ingress, would ask in their name."""
+    async with simulator() as api, zeus(api.url) as proxy:
+        port = int(proxy.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        last = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        first = f"GET {REPORT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n{rest}"
+        writer.write((first + last).encode())
+        async with asyncio.timeout(20):
+            answered = await reader.read()
+        writer.close()
+        assert answered.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+        assert sum((await api.requests()).values()) <= 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [REPORT + "?" + "a" * 100_000, REPORT],
+    ids=["target", "header"],
+)
+async def test_a_head_without_end_is_refused(target: str) -> None:
+    """Whoever reaches the port could fill the memory before the key is looked at."""
+    async with simulator() as api, zeus(api.url) as proxy:
+        port = int(proxy.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nX: {'y' * 100_000}".encode())
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).split()[1] == b"400"
+        writer.close()
+        assert await api.requests() == {}
+
+
 # --- answers pass unchanged ---------------------------------------------------------------------
 
 
