@@ -1,8 +1,9 @@
-"""Dagster's daemon as `raidhub up` starts it: first it gives the pools their limits.
+"""Dagster's daemon as `raidhub up` starts it: first it makes ready what it finds in its database.
 
-A limit is data in Dagster's database and not a line of dagster.yaml, so a new deployment has none
-but the default. On a cluster a job runs `python -m raidhub_dagster.daemon --limits-only`, or a
-person `dagster instance concurrency set NAME LIMIT`.
+The database itself, the tables of this release, the limits of pools: a limit is data and not a line
+of dagster.yaml, so a new deployment has none but the default. Containers run `python -m
+raidhub_dagster.daemon --prepare-only` once before anything of Dagster's starts; other limits are
+set by `dagster instance concurrency set NAME LIMIT`.
 """
 
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 from dagster._daemon.cli import main
+
+from raidhub_dagster.settings import Settings
+from raidhub_dagster.storage.migrations import DAGSTER_DATABASE, make_database
 
 # Steps at a time, over all runs, of what is scarce.
 POOLS: Mapping[str, int] = {
@@ -34,8 +38,15 @@ def set_limits(instance: dg.DagsterInstance) -> dict[str, int]:
     return new
 
 
-if __name__ == "__main__":
+def prepare() -> None:
+    """Safe to run again, and beside a webserver. Raises ConfigurationError, OperationalError."""
+    make_database(Settings.load(), DAGSTER_DATABASE)
     with dg.DagsterInstance.get() as deployed:
+        deployed.upgrade()
         set_limits(deployed)
-    if "--limits-only" not in sys.argv:
+
+
+if __name__ == "__main__":
+    prepare()
+    if "--prepare-only" not in sys.argv:
         main()

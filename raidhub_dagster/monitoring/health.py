@@ -97,3 +97,12 @@ def _result(check: Check) -> str:
         return check() or "ok"
     except Exception as error:  # noqa: BLE001  a check that cannot look is not healthy
         return f"check failed: {error!r}"
+
+
+def reason(body: str) -> str:
+    """Why a /healthz that answered is not well: its checks that fail, else how the text begins."""
+    try:
+        checks: dict[str, str] = json.loads(body)["checks"]
+        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return " ".join(body.split())[:200]

@@ -40,6 +40,9 @@ PUBLIC_SCHEMAS = (
     "leaderboard",
 )
 
+# Where the orchestration keeps its history, beside ours; dagster.yaml says the same.
+DAGSTER_DATABASE = "dagster"
+
 # Exists on every server unless somebody dropped it; held for the locks, nothing is stored there.
 _MAINTENANCE_DATABASE = "postgres"
 _APPLICATION_NAME = "raidhub-migrate"
@@ -64,6 +67,23 @@ def migrate_postgres(settings: Settings, *, folder: Path = MIGRATIONS) -> list[s
     return applied
 
 
+def make_database(settings: Settings, name: str) -> bool:
+    """Creates the database `name` beside ours unless it is there; True when it was created.
+
+    Raises ConfigurationError when POSTGRES_USER may not, psycopg2.OperationalError when the server
+    is away.
+    """
+    with _alone(settings) as maintenance:
+        try:
+            return _create_database(maintenance, name)
+        except psycopg2.errors.InsufficientPrivilege:
+            raise ConfigurationError(
+                f"{settings.postgres_user} may not create the database {name} on"
+                f" {settings.postgres_host}; somebody who may runs: CREATE DATABASE {name}"
+                f" OWNER {settings.postgres_user}"
+            ) from None
+
+
 @contextmanager
 def _alone(settings: Settings) -> Iterator[Connection]:
     maintenance = connect(settings, _APPLICATION_NAME, database=_MAINTENANCE_DATABASE)
@@ -74,14 +94,16 @@ def _alone(settings: Settings) -> Iterator[Connection]:
         yield maintenance
 
 
-def _create_database(maintenance: Connection, name: str) -> None:
+def _create_database(maintenance: Connection, name: str) -> bool:
     with maintenance.cursor() as cursor:
         cursor.execute(_SQL["database_exists"], {"name": name})
         ((exists,),) = cursor.fetchall()
-        if not exists:
-            statement = sql.SQL(_SQL["create_database"]).format(database=sql.Identifier(name))
-            cursor.execute(statement)
-            log.info("Created database %s", name, extra={"action": "database_created"})
+        if exists:
+            return False
+        statement = sql.SQL(_SQL["create_database"]).format(database=sql.Identifier(name))
+        cursor.execute(statement)
+        log.info("Created database %s", name, extra={"action": "database_created"})
+        return True
 
 
 class _Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo has no types
