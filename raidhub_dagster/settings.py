@@ -6,6 +6,7 @@ empty one counts as unset.
 """
 
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -24,6 +25,14 @@ def _trimmed(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_trimmed)]
 Secret = Annotated[SecretStr, BeforeValidator(_trimmed)]
 Port = Annotated[int, BeforeValidator(_trimmed), Field(ge=1, le=65535)]
+
+
+def _address(value: Any) -> Any:
+    """An address to listen on, as a number: a name may stand for several, or for another one."""
+    return str(ip_address(_trimmed(value)))
+
+
+Listen = Annotated[str, BeforeValidator(_address)]
 
 
 class Settings(BaseSettings):
@@ -74,6 +83,9 @@ class Settings(BaseSettings):
     # Zeus: where callers find it, whom it asks, and with which keys and source addresses.
     zeus_host: Text = "localhost"
     zeus_port: Port = 7777
+    # Whoever reaches the port and has the key spends our budget: this machine only, unless told.
+    # In a container 0.0.0.0, or :: where callers come by IPv6 as well.
+    zeus_bind: Listen = "127.0.0.1"
     zeus_www_url: Text = "https://www.bungie.net"
     zeus_stats_url: Text = "https://stats.bungie.net"
     zeus_api_keys: Secret | None = None  # separated by commas; None: BUNGIE_API_KEY
@@ -129,6 +141,9 @@ class Settings(BaseSettings):
     # Models of the learned scores, some 5 MB each; on a cluster a folder that all steps share.
     cheat_model_dir: Path | None = None  # None: `models` in RAIDHUB_HOME
 
+    # Where /metrics and /healthz are served, which ask for no key: this machine only, unless told.
+    # In a container 0.0.0.0 or ::, or neither Prometheus nor a probe gets in.
+    metrics_host: Listen = "127.0.0.1"
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
     zeus_metrics_port: Port = 8082
@@ -176,9 +191,24 @@ class Settings(BaseSettings):
         return self.bungie_api_key.get_secret_value()
 
     @property
+    def _zeus_base(self) -> str:
+        host = f"[{self.zeus_host}]" if ":" in self.zeus_host else self.zeus_host
+        return f"http://{host}:{self.zeus_port}"
+
+    @property
     def www_base(self) -> str:
         """Base address of everything but reports: zeus, unless a person chose another."""
-        return self.bungie_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.bungie_url_base or self._zeus_base
+
+    @property
+    def zeus_local(self) -> str:
+        """Address under which this machine reaches its own zeus."""
+        return _reached(self.zeus_bind)
+
+    @property
+    def metrics_local(self) -> str:
+        """Address under which this machine reaches the metrics of its own processes."""
+        return _reached(self.metrics_host)
 
     @property
     def ui_base(self) -> str:
@@ -188,7 +218,7 @@ class Settings(BaseSettings):
     @property
     def pgcr_base(self) -> str:
         """Base address of reports: zeus, unless a person chose another."""
-        return self.pgcr_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.pgcr_url_base or self._zeus_base
 
     @property
     def pgcr_origin(self) -> str:
@@ -212,3 +242,8 @@ class Settings(BaseSettings):
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""
         return name in self.model_fields_set
+
+
+def _reached(listening: str) -> str:
+    """Nobody connects to "every address": whoever listens on all of them listens on loopback."""
+    return "127.0.0.1" if ip_address(listening).is_unspecified else listening

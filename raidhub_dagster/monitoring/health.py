@@ -1,8 +1,10 @@
 """The port every long-running process listens on: /metrics for Prometheus, /healthz for a probe."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from errno import EADDRNOTAVAIL
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -22,18 +24,23 @@ class Note(str):
 Check = Callable[[], str | None]
 
 
+class _Server6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
 class HealthServer:
     """Answers until it is closed; a context manager."""
 
-    def __init__(self, port: int, checks: Mapping[str, Check], variable: str) -> None:
+    def __init__(self, host: str, port: int, checks: Mapping[str, Check], variable: str) -> None:
         handler = type("Handler", (_Handler,), {"checks": dict(checks)})
+        server = _Server6 if ":" in host else ThreadingHTTPServer
         try:
-            # All interfaces: Prometheus and the kubelet come from other machines.
-            self._server = ThreadingHTTPServer(("", port), handler)
+            self._server = server((host, port), handler)
         except OSError as error:
+            wrong = "METRICS_HOST" if error.errno == EADDRNOTAVAIL else variable
             raise ConfigurationError(
-                f"cannot serve metrics on port {port}: {error.strerror or error};"
-                f" set another {variable}"
+                f"cannot serve metrics on {host}, port {port}: {error.strerror or error};"
+                f" set another {wrong}"
             ) from None
         self.port: int = self._server.server_address[1]
         # The short poll only bounds how long close() takes; requests are answered at once.
@@ -54,14 +61,16 @@ class HealthServer:
         self.close()
 
 
-def serve(port: int, checks: Mapping[str, Check], *, variable: str) -> HealthServer:
-    """Starts the server in a thread; port 0 takes a free one.
+def serve(
+    port: int, checks: Mapping[str, Check], *, variable: str, host: str = "127.0.0.1"
+) -> HealthServer:
+    """Starts the server in a thread; port 0 takes a free one, `host` is an address (METRICS_HOST).
 
     /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
     each check is "ok", its reason or its Note. Raises ConfigurationError naming `variable`, the
     setting that chose the port, when it is taken.
     """
-    return HealthServer(port, checks, variable)
+    return HealthServer(host, port, checks, variable)
 
 
 class _Handler(BaseHTTPRequestHandler):

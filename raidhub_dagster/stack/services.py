@@ -120,7 +120,8 @@ def services(environment: Environment) -> list[Service]:
     }
     for name, (port, arguments) in metrics.items():
         # A batch under way is finished and acknowledged: hermes takes up to 30 s for that.
-        program = Program(name, _raidhub(*arguments), _health(port), stop_wait_s=45)
+        ask = _health(port, settings.metrics_local)
+        program = Program(name, _raidhub(*arguments), ask, stop_wait_s=45)
         found.append(Service(program, 3, {port: f"{name.upper()}_METRICS_PORT"}))
     return found + _dagster(environment)
 
@@ -140,7 +141,7 @@ def _zeus(environment: Environment) -> Service:
     settings = environment.settings
     command = _raidhub("zeus", *shlex.split(settings.raidhub_zeus_args))
     is_local = environment.has_zeus
-    host = HOST if is_local else settings.zeus_host
+    host = settings.zeus_local if is_local else settings.zeus_host
     ports = {
         settings.zeus_port: "ZEUS_PORT",
         settings.zeus_metrics_port: "ZEUS_METRICS_PORT",

@@ -85,7 +85,8 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     )
     checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
     checks["postgres"] = lambda: _ask_postgres(settings)
-    with health.serve(port, checks, variable=variable), publisher, alerts:
+    serving = health.serve(port, checks, variable=variable, host=settings.metrics_host)
+    with serving, publisher, alerts:
         log.info(
             "Hermes runs %s",
             ", ".join(runner.name for runner in runners),
