@@ -12,7 +12,7 @@ import click
 
 from raidhub_dagster.errors import RaidHubError
 
-_COMMANDS = {
+COMMANDS = {
     "up": "raidhub_dagster.commands.stack",
     "down": "raidhub_dagster.commands.stack",
     "status": "raidhub_dagster.commands.stack",
@@ -55,12 +55,12 @@ _DOCS = "docs/deployment/docker.md"
 
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return [name for name, module in _COMMANDS.items() if _is_installed(module)]
+        return [name for name, module in COMMANDS.items() if _is_installed(module)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  click's signature
-        if name not in _COMMANDS:
+        if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(_COMMANDS[name]), name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name)
         return command
 
 

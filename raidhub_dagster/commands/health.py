@@ -35,13 +35,14 @@ def health(processes: tuple[str, ...]) -> None:
 
 def _ask(process: str, settings: Settings) -> str | None:
     """None when `process` is well, else the reason in one line."""
-    port: int = getattr(settings, f"{process}_metrics_port")
+    host, port = settings.metrics_local, getattr(settings, f"{process}_metrics_port")
     path, headers = "/healthz", {}
     if process == "zeus":
         # Answered by the loop that passes requests on; a pause that Bungie asks for is no illness
         # that a restart would cure (docs/zeus.md).
-        port, path, headers = settings.zeus_port, "/", {"x-betteruptime-probe": "1"}
-    connection = http.client.HTTPConnection("localhost", port, timeout=_TIMEOUT_S)
+        host, port = settings.zeus_local, settings.zeus_port
+        path, headers = "/", {"x-betteruptime-probe": "1"}
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
