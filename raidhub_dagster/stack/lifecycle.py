@@ -6,22 +6,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
-
-import psycopg2
 
 from raidhub_dagster.errors import ConfigurationError, TransientError
 from raidhub_dagster.stack.environment import Environment, leftovers
 from raidhub_dagster.stack.process import UnhealthyError, ask_all, is_taken, wait_until
 from raidhub_dagster.stack.services import Service, services
 from raidhub_dagster.stack.supervisor import Supervisor
-from raidhub_dagster.storage import clickhouse_lookups, postgres
+from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
-from raidhub_dagster.storage.migrations import migrate_postgres
+from raidhub_dagster.storage.migrations import create_database, migrate_postgres
 from raidhub_dagster.storage.seeds import seed
 
 Tell = Callable[[str], None]
@@ -170,13 +168,7 @@ class Stack:
         changed = sum(report.inserted + report.updated for report in seed(settings))
         clickhouse_lookups.refresh(settings)
         tell(f"{'definitions':18} {changed} rows changed")
-        with closing(postgres.connect(settings, "raidhub up", database="postgres")) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                try:
-                    cursor.execute("CREATE DATABASE dagster")
-                except psycopg2.errors.DuplicateDatabase:
-                    return
+        create_database(settings, "dagster")
 
     def _sweep(self, tell: Tell) -> None:
         """Ends processes that outlived their supervisord: the children of its children."""

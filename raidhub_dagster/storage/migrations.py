@@ -64,6 +64,15 @@ def migrate_postgres(settings: Settings, *, folder: Path = MIGRATIONS) -> list[s
     return applied
 
 
+def create_database(settings: Settings, name: str) -> bool:
+    """Creates database `name` on the server, empty; False when it was there. As `migrate_postgres`.
+
+    Dagster's own is made so: its tables are Dagster's matter.
+    """
+    with _alone(settings) as maintenance:
+        return _create_database(maintenance, name)
+
+
 @contextmanager
 def _alone(settings: Settings) -> Iterator[Connection]:
     maintenance = connect(settings, _APPLICATION_NAME, database=_MAINTENANCE_DATABASE)
@@ -74,7 +83,7 @@ def _alone(settings: Settings) -> Iterator[Connection]:
         yield maintenance
 
 
-def _create_database(maintenance: Connection, name: str) -> None:
+def _create_database(maintenance: Connection, name: str) -> bool:
     with maintenance.cursor() as cursor:
         cursor.execute(_SQL["database_exists"], {"name": name})
         ((exists,),) = cursor.fetchall()
@@ -82,6 +91,7 @@ def _create_database(maintenance: Connection, name: str) -> None:
             statement = sql.SQL(_SQL["create_database"]).format(database=sql.Identifier(name))
             cursor.execute(statement)
             log.info("Created database %s", name, extra={"action": "database_created"})
+    return not exists
 
 
 class _Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo has no types

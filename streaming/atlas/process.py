@@ -103,7 +103,12 @@ async def _run(
     publishing = asyncio.create_task(publisher.run())
     publishing.add_done_callback(lambda _: stopping.set())  # it has no end but cancellation
     try:
-        with health.serve(settings.atlas_metrics_port, checks, variable="ATLAS_METRICS_PORT"):
+        with health.serve(
+            settings.atlas_metrics_port,
+            checks,
+            loops={"loop": health.turns(loop)},
+            variable="ATLAS_METRICS_PORT",
+        ):
             async with open_session(flags.bounds.most) as session:
                 begun = asyncio.create_task(_begin(settings, flags, database, session))
                 stopped = asyncio.create_task(stopping.wait())

@@ -97,7 +97,12 @@ async def _serve(settings: Settings, options: Options, chosen: list[str | None])
         async with opened(settings, chosen, Teller(alerts, len(chosen)).tell) as (proxy, condition):
             condition.export()
             checks = condition.checks()
-            with health.serve(settings.zeus_metrics_port, checks, variable="ZEUS_METRICS_PORT"):
+            with health.serve(
+                settings.zeus_metrics_port,
+                checks,
+                loops={"loop": health.turns(loop)},
+                variable="ZEUS_METRICS_PORT",
+            ):
                 await _listen(proxy, options, stopping)
 
 

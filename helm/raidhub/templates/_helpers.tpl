@@ -105,7 +105,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- define "raidhub.env" -}}
 {{- range $name, $value := include "raidhub.settings" . | fromYaml }}
 {{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
-- {name: {{ $name }}, value: {{ toString $value | quote }}}
+- {name: {{ $name }}, value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}}
 {{- end }}
 {{- end }}
 {{- range $name, $place := include "raidhub.secrets" . | fromYaml }}

@@ -32,7 +32,7 @@ spec:
         host: amqp://{{ $settings.RABBITMQ_HOST }}:{{ $settings.RABBITMQ_PORT | default 5672 }}
         queueName: {{ . }}
         mode: QueueLength
-        value: {{ $.scaling.depth | toString | quote }}
+        value: {{ $.scaling.depth | toJson | quote }}
     {{- end }}
 {{- end }}
 
@@ -54,6 +54,6 @@ spec:
     - type: External
       external:
         metric: {name: queue_depth, selector: {matchLabels: {queue_name: {{ . }}}}}
-        target: {type: AverageValue, averageValue: {{ $.scaling.depth | toString | quote }}}
+        target: {type: AverageValue, averageValue: {{ $.scaling.depth | toJson | quote }}}
     {{- end }}
 {{- end }}
