@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import AliasChoices, SecretStr
+from pydantic import AliasChoices
 
 from raidhub_dagster.settings import Settings
 from streaming.hermes.topics.registry import TOPICS
@@ -52,8 +52,7 @@ def settings_names() -> tuple[list[str], list[str]]:
         alias = field.validation_alias
         name = str(alias.choices[0]) if isinstance(alias, AliasChoices) else field_name.upper()
         if name not in _OWN:
-            is_secret = "SecretStr" in str(field.annotation) or isinstance(field.default, SecretStr)
-            (secret if is_secret else plain).append(name)
+            (secret if name in Settings.secret_variables() else plain).append(name)
     return sorted(plain), sorted(secret)
 
 

@@ -1,22 +1,17 @@
 """Dagster's daemon as `raidhub up` starts it: first it gives the pools their limits.
 
 A limit is data in Dagster's database and not a line of dagster.yaml, so a new deployment has none
-but the default. On a cluster `python -m raidhub_dagster.daemon prepare` makes that database, brings
-its tables to this release and gives the limits, before anything of Dagster starts.
+but the default. On a cluster `python -m raidhub_dagster.daemon prepare` brings that database to
+this release and gives the limits before anything of Dagster starts; `raidhub migrate` has made it.
 """
 
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 import dagster as dg
-import yaml
 from dagster._daemon.cli import main
-
-from raidhub_dagster.settings import Settings
-from raidhub_dagster.storage.migrations import create_database
 
 # Steps at a time, over all runs, of what is scarce.
 POOLS: Mapping[str, int] = {
@@ -51,14 +46,9 @@ def set_limits(instance: dg.DagsterInstance) -> dict[str, int]:
     help="Steps at a time of this pool, whatever it had before; can be given again.",
 )
 def prepare(pools: tuple[tuple[str, int], ...]) -> None:
-    """Make Dagster's database ready for this release. Can be repeated, beside running processes."""
-    home = os.environ.get("DAGSTER_HOME")
-    if not home:
+    """Bring Dagster's tables to this release, and give the pools their limits; repeatable."""
+    if not os.environ.get("DAGSTER_HOME"):
         raise click.UsageError("DAGSTER_HOME is not set: whose database?")
-    instance_yaml = yaml.safe_load((Path(home) / "dagster.yaml").read_text("utf-8"))
-    database = instance_yaml["storage"]["custom"]["config"]["database"]
-    if create_database(Settings.load(), database):
-        click.echo(f"created database {database}")
     with dg.DagsterInstance.get() as instance:
         instance.upgrade(click.echo)
         limits = set_limits(instance)

@@ -6,8 +6,9 @@ empty one counts as unset.
 """
 
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,14 @@ Secret = Annotated[SecretStr, BeforeValidator(_trimmed)]
 Port = Annotated[int, BeforeValidator(_trimmed), Field(ge=1, le=65535)]
 
 
+def _address(value: Any) -> Any:
+    """An address to listen on, as a number: a name may stand for several, or for another one."""
+    return str(ip_address(_trimmed(value)))
+
+
+Listen = Annotated[str, BeforeValidator(_address)]
+
+
 class Settings(BaseSettings):
     """Every setting, by the name of its environment variable in lower case."""
 
@@ -35,6 +44,7 @@ class Settings(BaseSettings):
         extra="ignore",
         env_file_encoding="utf-8",
         populate_by_name=True,
+        hide_input_in_errors=True,  # an error goes into logs and events, and the input is a secret
     )
 
     environment: Text = "development"
@@ -47,6 +57,13 @@ class Settings(BaseSettings):
     postgres_db: Text = "raidhub"
     postgres_readonly_user: Text = "readonly"
     postgres_readonly_password: Secret | None = None  # None: the role is made without login
+    # For processes that only read and write rows: all of the stream's, and Dagster's runs. They are
+    # given it as POSTGRES_USER; only `raidhub migrate` needs it under this name.
+    postgres_writer_user: Text = "raidhub_writer"
+    postgres_writer_password: Secret | None = None  # None: the role is made without login
+    # With a password Dagster's history is this role's; None: POSTGRES_USER keeps it.
+    postgres_dagster_user: Text = "raidhub_dagster"
+    postgres_dagster_password: Secret | None = None
 
     rabbitmq_host: Text = "localhost"
     rabbitmq_port: Port = 5672
@@ -74,6 +91,9 @@ class Settings(BaseSettings):
     # Zeus: where callers find it, whom it asks, and with which keys and source addresses.
     zeus_host: Text = "localhost"
     zeus_port: Port = 7777
+    # Whoever reaches the port and has the key spends our budget: this machine only, unless told.
+    # In a container 0.0.0.0, or :: where callers come by IPv6 as well.
+    zeus_bind: Listen = "127.0.0.1"
     zeus_www_url: Text = "https://www.bungie.net"
     zeus_stats_url: Text = "https://stats.bungie.net"
     zeus_api_keys: Secret | None = None  # separated by commas; None: BUNGIE_API_KEY
@@ -129,6 +149,9 @@ class Settings(BaseSettings):
     # Models of the learned scores, some 5 MB each; on a cluster a folder that all steps share.
     cheat_model_dir: Path | None = None  # None: `models` in RAIDHUB_HOME
 
+    # Where /metrics and /healthz are served, which ask for no key: this machine only, unless told.
+    # In a container 0.0.0.0 or ::, or neither Prometheus nor a probe gets in.
+    metrics_host: Listen = "127.0.0.1"
     atlas_metrics_port: Port = 8080
     hermes_metrics_port: Port = 8081
     zeus_metrics_port: Port = 8082
@@ -168,6 +191,17 @@ class Settings(BaseSettings):
             )
             raise ConfigurationError(f"unusable setting: {wrong}") from None
 
+    @property
+    def of_history(self) -> Self:
+        """The same settings with the login for Dagster's own database."""
+        if self.postgres_dagster_password is None:
+            return self
+        login = {
+            "postgres_user": self.postgres_dagster_user,
+            "postgres_password": self.postgres_dagster_password,
+        }
+        return self.model_copy(update=login)
+
     @cached_property
     def api_key(self) -> str:
         """The key for Bungie's API. Raises ConfigurationError when it is not set."""
@@ -176,9 +210,24 @@ class Settings(BaseSettings):
         return self.bungie_api_key.get_secret_value()
 
     @property
+    def _zeus_base(self) -> str:
+        host = f"[{self.zeus_host}]" if ":" in self.zeus_host else self.zeus_host
+        return f"http://{host}:{self.zeus_port}"
+
+    @property
     def www_base(self) -> str:
         """Base address of everything but reports: zeus, unless a person chose another."""
-        return self.bungie_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.bungie_url_base or self._zeus_base
+
+    @property
+    def zeus_local(self) -> str:
+        """Address under which this machine reaches its own zeus."""
+        return _reached(self.zeus_bind)
+
+    @property
+    def metrics_local(self) -> str:
+        """Address under which this machine reaches the metrics of its own processes."""
+        return _reached(self.metrics_host)
 
     @property
     def ui_base(self) -> str:
@@ -188,7 +237,7 @@ class Settings(BaseSettings):
     @property
     def pgcr_base(self) -> str:
         """Base address of reports: zeus, unless a person chose another."""
-        return self.pgcr_url_base or f"http://{self.zeus_host}:{self.zeus_port}"
+        return self.pgcr_url_base or self._zeus_base
 
     @property
     def pgcr_origin(self) -> str:
@@ -209,6 +258,20 @@ class Settings(BaseSettings):
     def cheat_model_folder(self) -> Path:
         return self.cheat_model_dir or self.raidhub_home / "models"
 
+    @classmethod
+    def secret_variables(cls) -> list[str]:
+        """Variables of the environment whose values no log, list or other program may have."""
+        return [n.upper() for n, field in cls.model_fields.items() if _is_secret(field.annotation)]
+
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""
         return name in self.model_fields_set
+
+
+def _reached(listening: str) -> str:
+    """Nobody connects to "every address": whoever listens on all of them listens on loopback."""
+    return "127.0.0.1" if ip_address(listening).is_unspecified else listening
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))

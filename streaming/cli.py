@@ -137,7 +137,7 @@ def atlas(
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen here.  [default: ZEUS_PORT]")
-@click.option("--host", help="Listen on this address only.  [default: all]")
+@click.option("--host", help="Listen on this address.  [default: ZEUS_BIND]")
 @click.option(
     "--interface",
     default="enp1s0",
@@ -160,6 +160,10 @@ def zeus(port: int | None, host: str | None, interface: str, v6_n: int, dev: boo
     process.run(
         settings,
         process.Options(
-            port=port or settings.zeus_port, host=host, interface=interface, v6_n=v6_n, dev=dev
+            port=port or settings.zeus_port,
+            host=host or settings.zeus_bind,
+            interface=interface,
+            v6_n=v6_n,
+            dev=dev,
         ),
     )

@@ -99,7 +99,7 @@ def _count(settings: Settings, names: Iterable[str]) -> dict[str, _Counted]:
 def _workers(settings: Settings) -> Mapping[str, float]:
     """Workers by topic, from the metrics of the hermes of this machine; empty without one."""
     try:
-        return scrape("localhost", settings.hermes_metrics_port).by(
+        return scrape(settings.metrics_local, settings.hermes_metrics_port).by(
             "queue_name", "queue_worker_count"
         )
     except TransientError:

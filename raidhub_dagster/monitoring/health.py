@@ -6,8 +6,10 @@ a loop that hangs, and never a database that is away.
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from errno import EADDRNOTAVAIL
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -27,21 +29,31 @@ class Note(str):
 Check = Callable[[], str | None]
 
 
+class _Server6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
 class HealthServer:
     """Answers until it is closed; a context manager."""
 
     def __init__(
-        self, port: int, checks: Mapping[str, Check], loops: Mapping[str, Check], variable: str
+        self,
+        host: str,
+        port: int,
+        checks: Mapping[str, Check],
+        loops: Mapping[str, Check],
+        variable: str,
     ) -> None:
         paths = {"/healthz": {**checks}, "/livez": {**loops}}
         handler = type("Handler", (_Handler,), {"paths": paths})
+        server = _Server6 if ":" in host else ThreadingHTTPServer
         try:
-            # All interfaces: Prometheus and the kubelet come from other machines.
-            self._server = ThreadingHTTPServer(("", port), handler)
+            self._server = server((host, port), handler)
         except OSError as error:
+            wrong = "METRICS_HOST" if error.errno == EADDRNOTAVAIL else variable
             raise ConfigurationError(
-                f"cannot serve metrics on port {port}: {error.strerror or error};"
-                f" set another {variable}"
+                f"cannot serve metrics on {host}, port {port}: {error.strerror or error};"
+                f" set another {wrong}"
             ) from None
         self.port: int = self._server.server_address[1]
         # The short poll only bounds how long close() takes; requests are answered at once.
@@ -68,14 +80,15 @@ def serve(
     *,
     variable: str,
     loops: Mapping[str, Check] | None = None,
+    host: str = "127.0.0.1",
 ) -> HealthServer:
-    """Starts the server in a thread; port 0 takes a free one.
+    """Starts the server in a thread; port 0 takes a free one, `host` is an address (METRICS_HOST).
 
     /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
     each check is "ok", its reason or its Note; /livez the same of `loops`. Raises
     ConfigurationError naming `variable`, the setting that chose the port, when it is taken.
     """
-    return HealthServer(port, checks, loops or {}, variable)
+    return HealthServer(host, port, checks, loops or {}, variable)
 
 
 def turns(loop: asyncio.AbstractEventLoop, *, within_s: float = 5.0) -> Check:

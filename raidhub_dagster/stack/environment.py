@@ -176,7 +176,7 @@ class Environment:
                 "ARCHIVE_SOURCE": str(self.archives),
             }
         if self.has_zeus and "zeus" not in without:
-            chosen |= {"ZEUS_HOST": HOST, "ZEUS_PORT": str(self.port("zeus"))}
+            chosen |= {"ZEUS_HOST": self.given.zeus_local, "ZEUS_PORT": str(self.port("zeus"))}
         elif self.has_zeus:
             chosen |= {"BUNGIE_URL_BASE": www, "PGCR_URL_BASE": stats}
         metrics = {"atlas": "atlas", "hermes": "hermes", "relay": "relay", "zeus": "zeus-metrics"}

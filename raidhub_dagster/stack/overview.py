@@ -15,7 +15,7 @@ from raidhub_dagster.errors import TransientError
 from raidhub_dagster.messaging.overview import QueueState, overview
 from raidhub_dagster.monitoring.scrape import Scrape, scrape
 from raidhub_dagster.settings import Settings
-from raidhub_dagster.stack.process import HOST, ask_all
+from raidhub_dagster.stack.process import ask_all
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.progress import Stream, measure_stream
 
@@ -70,10 +70,11 @@ def look(settings: Settings, processes: Collection[str]) -> Overview:
         "postgres": partial(_measure, settings),
         "rabbitmq": partial(overview, settings),
     }
+    host = settings.metrics_local
     if "atlas" in processes:
-        questions["atlas"] = lambda: _crawl(scrape(HOST, settings.atlas_metrics_port))
+        questions["atlas"] = lambda: _crawl(scrape(host, settings.atlas_metrics_port))
     if "zeus" in processes:
-        questions["zeus"] = lambda: _proxy(scrape(HOST, settings.zeus_metrics_port))
+        questions["zeus"] = lambda: _proxy(scrape(host, settings.zeus_metrics_port))
     answers = ask_all(questions, limit_s=_LIMIT_S)
 
     def part(name: str, kind: type[Part]) -> Part | None:

@@ -19,7 +19,11 @@ from raidhub_dagster.stack.process import HOST, Launch, UnhealthyError, find_pro
 _DEBIAN = Path("/usr/lib/rabbitmq/lib")
 
 # Erlang's schedulers spin while they wait, for latency; on two shared cores that is our own time.
-_ERLANG_OPTIONS = "-noinput +sbwt none +sbwtdcpu none +sbwtdio none"
+# Whoever reaches the port between nodes and has the cookie runs code in the node: loopback only.
+_ERLANG_OPTIONS = (
+    "-noinput +sbwt none +sbwtdcpu none +sbwtdio none"
+    f" -kernel inet_dist_use_interface {{{HOST.replace('.', ',')}}}"
+)
 
 
 @dataclass(frozen=True)

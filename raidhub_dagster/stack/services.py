@@ -45,12 +45,14 @@ class Program:
     command: tuple[str, ...]
     ask: Callable[[], object]  # raises UnhealthyError
     stop_wait_s: int = 15
+    is_ours: bool = True
 
     def prepare(self) -> None:
         """Nothing: its files are the project's."""
 
     def launch(self) -> Launch:
-        return Launch(self.command, Path.cwd(), stop_wait_s=self.stop_wait_s)
+        folder = Path.cwd()
+        return Launch(self.command, folder, stop_wait_s=self.stop_wait_s, is_ours=self.is_ours)
 
     def probe(self) -> None:
         self.ask()
@@ -119,7 +121,8 @@ def services(environment: Environment) -> list[Service]:
     }
     for name, (port, arguments) in metrics.items():
         # A batch under way is finished and acknowledged: hermes takes up to 30 s for that.
-        program = Program(name, _raidhub(*arguments), _health(port), stop_wait_s=45)
+        ask = _health(port, settings.metrics_local)
+        program = Program(name, _raidhub(*arguments), ask, stop_wait_s=45)
         found.append(Service(program, 3, {port: f"{name.upper()}_METRICS_PORT"}))
     return found + _dagster(environment)
 
@@ -132,14 +135,16 @@ def _simulator(environment: Environment) -> Service:
     # With cheaters, or levels and blacklist had nothing to show; a later flag of one's own wins.
     flags = ("--port", str(port), "--state", str(state), "--cheaters", "0.15")
     command = _raidhub("simulate", *flags, *own)
-    return Service(Program("simulator", command, _health(port)), 2, {port: "RAIDHUB_PORT_BASE"})
+    # It plays Bungie, who is not told our passwords either.
+    program = Program("simulator", command, _health(port), is_ours=False)
+    return Service(program, 2, {port: "RAIDHUB_PORT_BASE"})
 
 
 def _zeus(environment: Environment) -> Service:
     settings = environment.settings
     command = _raidhub("zeus", *shlex.split(settings.raidhub_zeus_args))
     is_local = environment.has_zeus
-    host = HOST if is_local else settings.zeus_host
+    host = settings.zeus_local if is_local else settings.zeus_host
     ports = {
         settings.zeus_port: "ZEUS_PORT",
         settings.zeus_metrics_port: "ZEUS_METRICS_PORT",

@@ -108,6 +108,7 @@ async def _run(
             checks,
             loops={"loop": health.turns(loop)},
             variable="ATLAS_METRICS_PORT",
+            host=settings.metrics_host,
         ):
             async with open_session(flags.bounds.most) as session:
                 begun = asyncio.create_task(_begin(settings, flags, database, session))

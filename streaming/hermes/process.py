@@ -86,7 +86,8 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
     loops: dict[str, health.Check] = {runner.name: runner.hangs for runner in runners}
     checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
     checks["postgres"] = lambda: _ask_postgres(settings)
-    with health.serve(port, checks, loops=loops, variable=variable), publisher, alerts:
+    serving = health.serve(port, checks, loops=loops, variable=variable, host=settings.metrics_host)
+    with serving, publisher, alerts:
         log.info(
             "Hermes runs %s",
             ", ".join(runner.name for runner in runners),

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from errno import EADDRNOTAVAIL
 from functools import partial
 
 import uvloop
@@ -39,7 +40,7 @@ class Options:
     """What the command line says."""
 
     port: int
-    host: str | None = None  # None: all interfaces
+    host: str
     interface: str = "enp1s0"
     v6_n: int = 16
     dev: bool = False
@@ -102,6 +103,7 @@ async def _serve(settings: Settings, options: Options, chosen: list[str | None])
                 checks,
                 loops={"loop": health.turns(loop)},
                 variable="ZEUS_METRICS_PORT",
+                host=settings.metrics_host,
             ):
                 await _listen(proxy, options, stopping)
 
@@ -179,17 +181,25 @@ async def _listen(proxy: Proxy, options: Options, stopping: asyncio.Event) -> No
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, options.host, options.port).start()
+            # asyncio takes :: for IPv6 alone, and None for every address of both kinds.
+            host = None if options.host == "::" else options.host
+            await web.TCPSite(runner, host, options.port).start()
         except OSError as error:
+            wrong = "ZEUS_BIND" if error.errno == EADDRNOTAVAIL else "ZEUS_PORT"
             raise ConfigurationError(
-                f"cannot listen on port {options.port}: {error.strerror or error};"
-                " set another ZEUS_PORT"
+                f"cannot listen on {options.host}, port {options.port}:"
+                f" {error.strerror or error}; set another {wrong}"
             ) from None
         # What is here now stays: the collector need not look at it again and again, which would
         # hold up whatever is on its way for some milliseconds each time.
         gc.collect()
         gc.freeze()
-        log.info("Zeus listens on port %d", options.port, extra={"action": "zeus_started"})
+        log.info(
+            "Zeus listens on %s, port %d",
+            options.host,
+            options.port,
+            extra={"action": "zeus_started"},
+        )
         await stopping.wait()
         log.info("Zeus lets running requests end", extra={"action": "zeus_draining"})
     finally:

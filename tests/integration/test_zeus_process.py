@@ -262,7 +262,12 @@ def test_a_missing_key_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", ["ZEUS_PORT", "ZEUS_METRICS_PORT"])
 def test_a_taken_port_is_one_line_that_names_the_variable(tmp_path: Path, variable: str) -> None:
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))  # noqa: S104  both listen on all interfaces
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = environment(**{variable: taken.getsockname()[1]})
         assert f"set another {variable}" in fail(tmp_path, given=given)
+
+
+def test_an_address_that_is_not_ours_names_its_variable(tmp_path: Path) -> None:
+    given = environment(ZEUS_BIND="192.0.2.1")
+    assert "set another ZEUS_BIND" in fail(tmp_path, given=given)

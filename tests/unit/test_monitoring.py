@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -141,6 +142,24 @@ def test_an_event_loop_that_hangs_is_told_to_whoever_restarts_it() -> None:
 def test_other_paths_are_not_found() -> None:
     with serve({}) as server:
         assert requests.get(f"http://127.0.0.1:{server.port}/", timeout=5).status_code == 404
+
+
+@pytest.mark.parametrize(("host", "heard"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_health_is_served_on_one_address(host: str, heard: str) -> None:
+    """It asks nobody for a key: on a rented machine everybody could read how the crawl does."""
+    with health.serve(0, {}, variable="TEST_METRICS_PORT", host=host) as server:
+        (listening,) = (
+            c.laddr.ip
+            for c in psutil.Process().net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr.port == server.port
+        )
+        assert listening == host
+        assert requests.get(f"http://{heard}:{server.port}/healthz", timeout=5).ok
+
+
+def test_an_address_that_is_not_ours_names_its_variable() -> None:
+    with pytest.raises(ConfigurationError, match=r"set another METRICS_HOST$"):
+        health.serve(0, {}, variable="ATLAS_METRICS_PORT", host="192.0.2.1")
 
 
 def test_a_taken_port_is_told_in_one_line() -> None:

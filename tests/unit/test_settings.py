@@ -34,6 +34,7 @@ def test_callers_ask_zeus_unless_somebody_chose_another() -> None:
     usual = make_settings(zeus_host="proxy", zeus_port=7000)
     assert (usual.www_base, usual.pgcr_base) == ("http://proxy:7000", "http://proxy:7000")
     assert usual.pgcr_origin == "https://stats.bungie.net"
+    assert make_settings(zeus_host="fd00::7").www_base == "http://[fd00::7]:7777"
     direct = make_settings(pgcr_url_base="http://127.0.0.1:1")
     assert (direct.www_base, direct.pgcr_base) == ("http://localhost:7777", "http://127.0.0.1:1")
     assert direct.pgcr_origin == "http://127.0.0.1:1"
@@ -56,4 +57,27 @@ def test_aliases_are_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_an_unusable_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEUS_STATS_RATE", "-1")
     with pytest.raises(ConfigurationError, match="ZEUS_STATS_RATE"):
+        Settings.load(stack_env=False)
+
+
+def test_nobody_from_outside_gets_in_unless_told() -> None:
+    """Zeus spends our budget, and the metrics tell how the crawl does to whoever asks."""
+    usual = make_settings()
+    assert (usual.zeus_bind, usual.metrics_host) == ("127.0.0.1", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("bind", "local"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), (" 10.0.0.7 ", "10.0.0.7")],  # noqa: S104
+)
+def test_what_listens_for_others_is_found_on_its_own_machine(bind: str, local: str) -> None:
+    """`raidhub status` would call it unhealthy, and the crawl would find no zeus."""
+    open_to_others = make_settings(zeus_bind=bind, metrics_host=bind)
+    assert (open_to_others.zeus_local, open_to_others.metrics_local) == (local, local)
+
+
+@pytest.mark.parametrize("name", ["ZEUS_BIND", "METRICS_HOST"])
+def test_a_name_is_no_address_to_listen_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "everywhere")
+    with pytest.raises(ConfigurationError, match=f"{name}: .*everywhere"):
         Settings.load(stack_env=False)

@@ -55,12 +55,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $stores := list "POSTGRES_PASSWORD" "RABBITMQ_PASSWORD" "CLICKHOUSE_PASSWORD" -}}
 {{- $webhooks := list "ATLAS_WEBHOOK_URL" "HADES_WEBHOOK_URL" "CHEAT_CHECK_WEBHOOK_URL" "NEMESIS_WEBHOOK_URL" "GM_REPORT_WEBHOOK_URL" "GM_REPORT_WEBHOOK_AUTH" -}}
 {{- $all := concat (list "BUNGIE_API_KEY") $stores $webhooks -}}
+{{- /* Dagster's history has a login of its own where its password exists. */}}
+{{- $own := "POSTGRES_DAGSTER_PASSWORD" -}}
+{{- $history := list (ternary $own "POSTGRES_PASSWORD" (kindIs "map" (get .root.Values.secrets $own))) -}}
 {{- dict
   "zeus" (list "BUNGIE_API_KEY" "ZEUS_API_KEYS" "ATLAS_WEBHOOK_URL")
   "atlas" (list "BUNGIE_API_KEY" "POSTGRES_PASSWORD" "RABBITMQ_PASSWORD" "ATLAS_WEBHOOK_URL")
-  "hermes" $all "relay" $all "code" $all "run" $all
-  "webserver" (list "POSTGRES_PASSWORD") "readonly" (list "POSTGRES_PASSWORD") "daemon" (list "POSTGRES_PASSWORD")
-  "migrate" (list "POSTGRES_PASSWORD" "POSTGRES_READONLY_PASSWORD" "CLICKHOUSE_PASSWORD")
+  "hermes" $all "relay" $all "code" (append $all $own) "run" (append $all $own)
+  "webserver" $history "readonly" $history "daemon" $history
+  "migrate" (list "POSTGRES_PASSWORD" $own "POSTGRES_READONLY_PASSWORD" "CLICKHOUSE_PASSWORD")
   | toYaml }}
 {{- end }}
 
