@@ -49,7 +49,7 @@ def pods_or_in_process(context: dg.InitExecutorContext) -> dg.Executor:
     """For jobs of heavy steps: pods on a cluster, else the process of the run."""
     if _is_on_cluster(context):
         return _pods(context)
-    config = {"retries": {"enabled": {}}}
+    config: dict[str, Any] = {"retries": {"enabled": {}}}
     return _created(dg.in_process_executor, context, config)
 
 

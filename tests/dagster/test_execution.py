@@ -167,6 +167,13 @@ def test_dagsters_database_is_prepared_before_anything_of_it_starts(
                 cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
+def test_the_chart_knows_the_pools() -> None:
+    """Or a limit in its values is refused, or fails in a hook."""
+    schema = json.loads((ROOT / "helm" / "raidhub" / "values.schema.json").read_text("utf-8"))
+    pools = schema["properties"]["dagster"]["properties"]["pools"]
+    assert pools["propertyNames"]["enum"] == sorted(POOLS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
