@@ -61,8 +61,9 @@ def schema() -> str:
     found: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     plain, secret = settings_names()
     definitions = found["$defs"]
-    definitions["settings"]["propertyNames"]["enum"] = plain
-    definitions["secrets"]["propertyNames"]["enum"] = secret
+    for kind, names in (("setting", plain), ("secret", secret)):
+        # One property each: a wrong name is told with its place.
+        definitions[f"{kind}s"]["properties"] = {n: {"$ref": f"#/$defs/{kind}"} for n in names}
     definitions["topic"]["enum"] = sorted(TOPICS)
     return json.dumps(found, indent=2) + "\n"
 
