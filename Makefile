@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := parse store crawl zeus budget head recovery replicas drain archive definitions clans leaderboards dagster_memory rebuild cheats
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test check lint pytest soak bench up down status logs migrate seed lock dev
+.PHONY: help ready demo test check lint pytest audit soak bench up down status logs migrate seed lock dev
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,9 @@ lint: ready ## style, types, import contracts
 
 pytest: ready
 	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+
+audit: ready ## known vulnerabilities of the pinned packages; needs the package index's own service
+	$(BIN)/python deploy/audit/audit.py $(if $(OPTIONS),-- $(OPTIONS))
 
 soak: ready ## the long forms: kills and restarts for half an hour
 	$(BIN)/pytest -m soak --timeout 7200

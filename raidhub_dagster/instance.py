@@ -44,7 +44,7 @@ class InstanceStorage(DagsterPostgresStorage):
         inst_data: ConfigurableClassData | None,  # noqa: ARG003  holds our config, not PostgreSQL's
         config_value: dict[str, str],
     ) -> DagsterStorage:
-        settings = Settings.load()
+        settings = Settings.load().of_history
         database = config_value["database"]
         if not os.environ.get("DAGSTER_HOME") and not _answers(settings, database):
             return DagsterSqliteStorage.from_local(str(settings.raidhub_home.resolve() / "offline"))

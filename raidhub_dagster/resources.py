@@ -28,7 +28,8 @@ class SettingsResource(dg.ConfigurableResource[None]):
 
     settings: dict[str, Any] = Field(
         default={},
-        description="Settings by field name that win over the environment; empty in production.",
+        description="Settings by field name that win over the environment, never a secret: Dagster"
+        " writes them down. Empty in production.",
     )
     _application: str = PrivateAttr(default="dagster")
 

@@ -8,7 +8,7 @@ empty one counts as unset.
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,6 +44,7 @@ class Settings(BaseSettings):
         extra="ignore",
         env_file_encoding="utf-8",
         populate_by_name=True,
+        hide_input_in_errors=True,  # an error goes into logs and events, and the input is a secret
     )
 
     environment: Text = "development"
@@ -56,6 +57,13 @@ class Settings(BaseSettings):
     postgres_db: Text = "raidhub"
     postgres_readonly_user: Text = "readonly"
     postgres_readonly_password: Secret | None = None  # None: the role is made without login
+    # For processes that only read and write rows: all of the stream's, and Dagster's runs. They are
+    # given it as POSTGRES_USER; only `raidhub migrate` needs it under this name.
+    postgres_writer_user: Text = "raidhub_writer"
+    postgres_writer_password: Secret | None = None  # None: the role is made without login
+    # With a password Dagster's history is this role's; None: POSTGRES_USER keeps it.
+    postgres_dagster_user: Text = "raidhub_dagster"
+    postgres_dagster_password: Secret | None = None
 
     rabbitmq_host: Text = "localhost"
     rabbitmq_port: Port = 5672
@@ -183,6 +191,17 @@ class Settings(BaseSettings):
             )
             raise ConfigurationError(f"unusable setting: {wrong}") from None
 
+    @property
+    def of_history(self) -> Self:
+        """The same settings with the login for Dagster's own database."""
+        if self.postgres_dagster_password is None:
+            return self
+        login = {
+            "postgres_user": self.postgres_dagster_user,
+            "postgres_password": self.postgres_dagster_password,
+        }
+        return self.model_copy(update=login)
+
     @cached_property
     def api_key(self) -> str:
         """The key for Bungie's API. Raises ConfigurationError when it is not set."""
@@ -239,6 +258,11 @@ class Settings(BaseSettings):
     def cheat_model_folder(self) -> Path:
         return self.cheat_model_dir or self.raidhub_home / "models"
 
+    @classmethod
+    def secret_variables(cls) -> list[str]:
+        """Variables of the environment whose values no log, list or other program may have."""
+        return [n.upper() for n, field in cls.model_fields.items() if _is_secret(field.annotation)]
+
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""
         return name in self.model_fields_set
@@ -247,3 +271,7 @@ class Settings(BaseSettings):
 def _reached(listening: str) -> str:
     """Nobody connects to "every address": whoever listens on all of them listens on loopback."""
     return "127.0.0.1" if ip_address(listening).is_unspecified else listening
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -81,8 +82,15 @@ def find_source(location: str | None, index: str = "") -> Source:
     if location.startswith(("http://", "https://")):
         return WebSource(location, index)
     if "://" in location:
-        raise ConfigurationError(f"ARCHIVE_SOURCE: {location!r} is neither a folder nor http(s)")
+        told = without_login(location)
+        raise ConfigurationError(f"ARCHIVE_SOURCE: {told!r} is neither a folder nor http(s)")
     return FolderSource(Path(location))
+
+
+def without_login(url: str) -> str:
+    """The address without the name and password that may stand in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class FolderSource:
@@ -122,24 +130,26 @@ class WebSource:
     def __init__(
         self, prefix: str, index: str = "", *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.place = prefix.rstrip("/") + "/"
-        self._index = self.place + index.lstrip("/")
+        self._prefix = prefix.rstrip("/") + "/"
+        self.place = without_login(self._prefix)
+        self._index = index.lstrip("/")
         self._sleep = sleep
 
     def names(self) -> list[str]:
+        url, told = self._prefix + self._index, self.place + self._index
         try:
-            with requests.get(self._index, stream=True, timeout=_INDEX_TIMEOUT_S) as answer:
-                _check_status(answer, self._index)
+            with requests.get(url, stream=True, timeout=_INDEX_TIMEOUT_S) as answer:
+                _check_status(answer, told)
                 text = answer.raw.read(_MAX_INDEX_BYTES + 1, decode_content=True)
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise TransientError(f"{self._index}: {error}") from error
+            raise TransientError(f"{told}: {error}") from error
         if len(text) > _MAX_INDEX_BYTES:
-            raise PermanentError(f"{self._index}: an index of more than {_MAX_INDEX_BYTES} bytes")
+            raise PermanentError(f"{told}: an index of more than {_MAX_INDEX_BYTES} bytes")
         return _named(text.decode("utf-8", "replace"))
 
     @contextmanager
     def opened(self, name: str) -> Iterator[OpenArchive]:
-        url = self.place + _file_of(name)
+        url = self._prefix + _file_of(name)
         with (
             requests.Session() as session,
             io.BufferedReader(
@@ -164,6 +174,7 @@ class Download(io.RawIOBase):
         self.size: int | None = None
         self._session = session
         self._url = url
+        self._told = without_login(url)
         self._sleep = sleep
         self._answer: requests.Response | None = None
         self._position = 0
@@ -214,7 +225,7 @@ class Download(io.RawIOBase):
             headers["Range"] = f"bytes={self._position}-"
         answer = self._session.get(self._url, headers=headers, stream=True, timeout=_TIMEOUT_S)
         try:
-            _check_status(answer, self._url)
+            _check_status(answer, self._told)
             self._compare(answer)
             if self._position and answer.status_code != 206:
                 _discard(answer, self._position)  # a server that knows no ranges
@@ -233,7 +244,7 @@ class Download(io.RawIOBase):
         mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         version = f"{size}:{mark}"
         if self.version not in ("", version):
-            raise TransientError(f"{self._url}: changed while it was read")
+            raise TransientError(f"{self._told}: changed while it was read")
         self.version, self.size = version, size
 
     def _fail(self, reason: object) -> None:
@@ -241,7 +252,7 @@ class Download(io.RawIOBase):
         self._drop()
         self._failures += 1
         if self._failures == _TRIES:
-            raise TransientError(f"{self._url}: {reason}")
+            raise TransientError(f"{self._told}: {reason}")
         self._sleep(min(2.0 ** (self._failures - 1), _LONGEST_PAUSE_S))
 
     def _drop(self) -> None:

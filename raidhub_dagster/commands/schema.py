@@ -18,7 +18,7 @@ from raidhub_dagster.errors import TransientError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
-from raidhub_dagster.storage.migrations import migrate_postgres
+from raidhub_dagster.storage.migrations import migrate_postgres, prepare_history
 from raidhub_dagster.storage.postgres import is_connection_lost
 from raidhub_dagster.storage.seeds import SeedReport
 from raidhub_dagster.storage.seeds import seed as load_seeds
@@ -40,7 +40,10 @@ _wait_option = click.option(
 @click.command()
 @_wait_option
 def migrate(wait_s: float) -> None:
-    """Bring PostgreSQL, then ClickHouse to this release's schema."""
+    """Bring PostgreSQL, then ClickHouse to this release's schema.
+
+    Dagster's own database is made, too; its tables are Dagster's business.
+    """
     settings = Settings.load()
     for store, work in (("PostgreSQL", migrate_postgres), ("ClickHouse", migrate_clickhouse)):
         applied = when_up(settings, partial(work, settings), wait_s=wait_s)
@@ -48,6 +51,7 @@ def migrate(wait_s: float) -> None:
             click.echo(f"{store}: applied {name}")
         if not applied:
             click.echo(f"{store}: up to date")
+    when_up(settings, partial(prepare_history, settings), wait_s=wait_s)
 
 
 @click.command()

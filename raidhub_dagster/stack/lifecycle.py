@@ -19,7 +19,7 @@ from raidhub_dagster.stack.services import Service, services
 from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage import clickhouse_lookups
 from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
-from raidhub_dagster.storage.migrations import DAGSTER_DATABASE, make_database, migrate_postgres
+from raidhub_dagster.storage.migrations import migrate_postgres, prepare_history
 from raidhub_dagster.storage.seeds import seed
 
 Tell = Callable[[str], None]
@@ -168,7 +168,7 @@ class Stack:
         changed = sum(report.inserted + report.updated for report in seed(settings))
         clickhouse_lookups.refresh(settings)
         tell(f"{'definitions':18} {changed} rows changed")
-        make_database(settings, DAGSTER_DATABASE)  # the webserver starts beside the daemon
+        prepare_history(settings)
 
     def _sweep(self, tell: Tell) -> None:
         """Ends processes that outlived their supervisord: the children of its children."""

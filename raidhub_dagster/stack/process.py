@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from raidhub_dagster.errors import ConfigurationError, TransientError
+from raidhub_dagster.settings import Settings
 
 HOST = "127.0.0.1"
 
@@ -42,6 +43,9 @@ class Launch:
     user: str | None = None  # another user to run as, only ever set when we are root
     stop_signal: signal.Signals = signal.SIGTERM
     stop_wait_s: int = 15
+    # Else it has no use for our secrets and inherits none: PostgreSQL runs as another user, who may
+    # read what it inherited.
+    is_ours: bool = False
 
     def tied_command(self) -> list[str]:
         """The command behind `setpriv`: the kernel kills it when its starter dies, however it dies.
@@ -53,7 +57,11 @@ class Launch:
         if self.user is not None:
             entry = pwd.getpwnam(self.user)
             become = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
-        return [find_program("setpriv"), *become, "--pdeathsig=KILL", "--", *self.command]
+        tie = [find_program("setpriv"), *become, "--pdeathsig=KILL", "--"]
+        if self.is_ours:
+            return [*tie, *self.command]
+        forget = [f"--unset={name}" for name in Settings.secret_variables()]
+        return [*tie, find_program("env"), *forget, *self.command]
 
 
 class Server(Protocol):

@@ -46,12 +46,14 @@ class Program:
     command: tuple[str, ...]
     ask: Callable[[], object]  # raises UnhealthyError
     stop_wait_s: int = 15
+    is_ours: bool = True
 
     def prepare(self) -> None:
         """Nothing: its files are the project's."""
 
     def launch(self) -> Launch:
-        return Launch(self.command, Path.cwd(), stop_wait_s=self.stop_wait_s)
+        folder = Path.cwd()
+        return Launch(self.command, folder, stop_wait_s=self.stop_wait_s, is_ours=self.is_ours)
 
     def probe(self) -> None:
         self.ask()
@@ -134,7 +136,9 @@ def _simulator(environment: Environment) -> Service:
     # With cheaters, or levels and blacklist had nothing to show; a later flag of one's own wins.
     flags = ("--port", str(port), "--state", str(state), "--cheaters", "0.15")
     command = _raidhub("simulate", *flags, *own)
-    return Service(Program("simulator", command, _health(port)), 2, {port: "RAIDHUB_PORT_BASE"})
+    # It plays Bungie, who is not told our passwords either.
+    program = Program("simulator", command, _health(port), is_ours=False)
+    return Service(program, 2, {port: "RAIDHUB_PORT_BASE"})
 
 
 def _zeus(environment: Environment) -> Service:

@@ -170,10 +170,9 @@ def refresh_view(
         cursor.execute(_SQL["lock_view"], {"view": name})
         cursor.execute(_SQL["prepare_refresh"], {"view": name})
         ((populated, unseen_from),) = cursor.fetchall()
-        if not populated:
-            cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=identifier))
-        elif view not in _EXCHANGED or not _exchange(cursor, view, clock, sleep):
-            cursor.execute(sql.SQL(_SQL["refresh_view"]).format(view=identifier))
+        is_exchanged = populated and view in _EXCHANGED and _exchange(cursor, view, clock, sleep)
+        if not is_exchanged:
+            cursor.execute(_SQL["refresh_view"], {"board": view})
         cursor.execute(sql.SQL(_SQL["measure_view"]).format(view=identifier), {"view": name})
         ((rows, size_bytes),) = cursor.fetchall()
     return Refreshed(rows, clock() - started, size_bytes, unseen_from)
@@ -187,32 +186,16 @@ def _exchange(
     False, with everything as before, when the place cannot be had: readers hold it all the time,
     or somebody made a view of their own upon it.
     """
-    name = {"view": sql.Identifier("leaderboard", view), "next": sql.Identifier("streaming", view)}
-    cursor.execute(_SQL["read_view"], {"view": _qualified(view)})
-    ((query, indexes, grants),) = cursor.fetchall()
-    cursor.execute(sql.SQL(_SQL["create_next"]).format(query=sql.SQL(query), **name))
-    for index in indexes:
-        cursor.execute(index)
-    for privilege, role, option in grants:
-        cursor.execute(
-            sql.SQL(_SQL["grant_next"]).format(
-                privilege=sql.SQL(privilege),
-                role=sql.Identifier(role) if role else sql.SQL("PUBLIC"),
-                option=sql.SQL(option),
-                **name,
-            )
-        )
-    cursor.execute(sql.SQL(_SQL["fill_view"]).format(view=name["next"]))
-    cursor.execute(sql.SQL(_SQL["analyze_next"]).format(**name))
+    cursor.execute(_SQL["build_next"], {"board": view})
     ends_at = clock() + _EXCHANGE_TRIES_S
     while True:
         cursor.execute(_SQL["begin_exchange"], {"wait_ms": f"{_EXCHANGE_WAIT_MS}"})
         try:
-            cursor.execute(sql.SQL(_SQL["exchange"]).format(**name))
+            cursor.execute(_SQL["exchange"], {"board": view})
         except (LockNotAvailable, DependentObjectsStillExist) as error:
             cursor.execute(_SQL["undo_exchange"])
             if isinstance(error, DependentObjectsStillExist) or clock() >= ends_at:
-                cursor.execute(sql.SQL(_SQL["drop_next"]).format(**name))
+                cursor.execute(_SQL["drop_next"], {"board": view})
                 return False
             sleep(_EXCHANGE_PAUSE_S)
         else:

@@ -1,11 +1,11 @@
-"""Brings the PostgreSQL database to this release's schema: database, migrations, readers' role.
+"""Brings the PostgreSQL database to this release's schema: database, migrations, roles.
 
 The migrations themselves are plain SQL in `sql/postgres/migrations`, run by yoyo; rows of
 definitions are `seeds.py`. ClickHouse has a module of its own.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 from psycopg2.extensions import encrypt_password
+from pydantic import SecretStr
 from yoyo import read_migrations
 from yoyo.backends import PostgresqlBackend
 from yoyo.connections import DatabaseURI
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = SQL_ROOT / "postgres" / "migrations"
 
+# Where dagster.yaml has Dagster keep its history.
+HISTORY_DATABASE = "dagster"
+
 # What public readers may select from (docs/domain/schema.md, "Roles"); `streaming` is ours alone.
 PUBLIC_SCHEMAS = (
     "definitions",
@@ -40,8 +44,9 @@ PUBLIC_SCHEMAS = (
     "leaderboard",
 )
 
-# Where the orchestration keeps its history, beside ours; dagster.yaml says the same.
-DAGSTER_DATABASE = "dagster"
+_SCHEMAS = (*PUBLIC_SCHEMAS, "streaming")
+# Boards are refreshed, never written.
+_WRITTEN_SCHEMAS = tuple(name for name in _SCHEMAS if name != "leaderboard")
 
 # Exists on every server unless somebody dropped it; held for the locks, nothing is stored there.
 _MAINTENANCE_DATABASE = "postgres"
@@ -52,36 +57,72 @@ _SQL = load("postgres", "migrations")
 def migrate_postgres(settings: Settings, *, folder: Path = MIGRATIONS) -> list[str]:
     """Names of the migrations applied now, in order; empty when the schema was up to date.
 
-    Creates the database and the readers' role when absent. Several at once, also for different
-    databases of one server, wait for each other. A process killed at any moment leaves nothing
-    that stops the next one: locks belong to connections, and each migration commits together with
-    its mark.
+    Creates the database and the roles of readers and writers when absent, and grants to them, each
+    time. Several at once, also for different databases of one server, wait for each other. A
+    process killed at any moment leaves nothing that stops the next one: locks belong to
+    connections, and each migration commits together with its mark.
 
-    Raises PermanentError naming the migration that failed, ConfigurationError when the readers'
-    role would be the owner, psycopg2.OperationalError when the server is away.
+    Raises PermanentError naming the migration that failed, ConfigurationError when a role would be
+    the login that migrates or may not be made by it, psycopg2.OperationalError when the server is
+    away.
     """
     with _alone(settings) as maintenance:
+        _check_roles(maintenance, settings)
+        _make_role(
+            maintenance, settings.postgres_readonly_user, settings.postgres_readonly_password
+        )
+        _make_role(maintenance, settings.postgres_writer_user, settings.postgres_writer_password)
         _create_database(maintenance, settings.postgres_db)
         applied = _apply(settings, folder)
-        _grant_read(settings)
+        with _transaction(settings) as connection:
+            _grant(connection, settings)
     return applied
 
 
-def make_database(settings: Settings, name: str) -> bool:
-    """Creates the database `name` beside ours unless it is there; True when it was created.
+def prepare_history(settings: Settings, *, name: str = HISTORY_DATABASE) -> None:
+    """Creates Dagster's database when absent and closes it to everybody else; repeatable.
 
-    Raises ConfigurationError when POSTGRES_USER may not, psycopg2.OperationalError when the server
-    is away.
+    With POSTGRES_DAGSTER_PASSWORD it belongs to POSTGRES_DAGSTER_USER from then on, with all that
+    is in it. Raises ConfigurationError when the database is another login's, else as
+    `migrate_postgres`.
     """
     with _alone(settings) as maintenance:
+        _check_roles(maintenance, settings)
+        _create_database(maintenance, name)
+        if settings.postgres_dagster_password is not None:
+            _make_role(
+                maintenance, settings.postgres_dagster_user, settings.postgres_dagster_password
+            )
         try:
-            return _create_database(maintenance, name)
-        except psycopg2.errors.InsufficientPrivilege:
-            raise ConfigurationError(
-                f"{settings.postgres_user} may not create the database {name} on"
-                f" {settings.postgres_host}; somebody who may runs: CREATE DATABASE {name}"
-                f" OWNER {settings.postgres_user}"
-            ) from None
+            with _transaction(settings, name) as connection:
+                _close_history(connection, name)
+                if settings.postgres_dagster_password is not None:
+                    _own_history(connection, name, settings.postgres_dagster_user)
+        except psycopg2.errors.InsufficientPrivilege as error:
+            raise _not_the_owner(name, str(error).strip()) from None
+
+
+def _not_the_owner(name: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"the login that migrates does not own database {name}: {reason}")
+
+
+def _close_history(connection: Connection, name: str) -> None:
+    database = sql.Identifier(name)
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL(_SQL["close_history"]).format(database=database))
+        cursor.execute(_SQL["is_history_open"], {"name": name})
+        if cursor.fetchall() == [(True,)]:  # whoever is not the owner gets a warning, no error
+            raise _not_the_owner(name, f"have its owner REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+
+
+def _own_history(connection: Connection, name: str, user: str) -> None:
+    names = {"database": sql.Identifier(name), "role": sql.Identifier(user)}
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL(_SQL["own_history"]).format(**names))
+        cursor.execute(_SQL["select_history_tables"], {"role": user})
+        for (table,) in cursor.fetchall():
+            statement = sql.SQL(_SQL["own_table"])
+            cursor.execute(statement.format(table=sql.Identifier(table), role=names["role"]))
 
 
 @contextmanager
@@ -94,16 +135,14 @@ def _alone(settings: Settings) -> Iterator[Connection]:
         yield maintenance
 
 
-def _create_database(maintenance: Connection, name: str) -> bool:
+def _create_database(maintenance: Connection, name: str) -> None:
     with maintenance.cursor() as cursor:
         cursor.execute(_SQL["database_exists"], {"name": name})
         ((exists,),) = cursor.fetchall()
-        if exists:
-            return False
-        statement = sql.SQL(_SQL["create_database"]).format(database=sql.Identifier(name))
-        cursor.execute(statement)
-        log.info("Created database %s", name, extra={"action": "database_created"})
-        return True
+        if not exists:
+            statement = sql.SQL(_SQL["create_database"]).format(database=sql.Identifier(name))
+            cursor.execute(statement)
+            log.info("Created database %s", name, extra={"action": "database_created"})
 
 
 class _Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo has no types
@@ -149,32 +188,77 @@ def _apply(settings: Settings, folder: Path) -> list[str]:
     return applied
 
 
-def _grant_read(settings: Settings) -> None:
-    role = settings.postgres_readonly_user
-    password = settings.postgres_readonly_password
+@contextmanager
+def _transaction(settings: Settings, database: str | None = None) -> Iterator[Connection]:
     with (
-        closing(connect(settings, _APPLICATION_NAME)) as connection,
+        closing(connect(settings, _APPLICATION_NAME, database=database)) as connection,
         connection,
-        connection.cursor() as cursor,
     ):
-        cursor.execute(_SQL["select_role"], {"role": role})
-        ((is_owner, exists),) = cursor.fetchall()
-        if is_owner:
+        yield connection
+
+
+def _roles(settings: Settings) -> dict[str, str]:
+    """Setting -> name of the role, of those that whoever migrates gives something to."""
+    return {
+        "POSTGRES_READONLY_USER": settings.postgres_readonly_user,
+        "POSTGRES_WRITER_USER": settings.postgres_writer_user,
+        "POSTGRES_DAGSTER_USER": settings.postgres_dagster_user,
+    }
+
+
+def _check_roles(maintenance: Connection, settings: Settings) -> None:
+    """Two roles with one name would be one with the rights of both, the owner's included."""
+    taken: dict[str, str] = {}
+    for setting, role in _roles(settings).items():
+        with maintenance.cursor() as cursor:
+            cursor.execute(_SQL["select_role"], {"role": role})
+            ((is_ours, _),) = cursor.fetchall()
+        if is_ours:
             raise ConfigurationError(
-                f"POSTGRES_READONLY_USER is {role}, the owner: readers need a role of their own"
+                f"{setting} is {role}, the login that migrates: it needs a role of its own"
             )
-        names = {
+        if other := taken.get(role):
+            raise ConfigurationError(f"{setting} is {role}, and so is {other}: name two roles")
+        taken[role] = setting
+
+
+def _make_role(connection: Connection, role: str, password: SecretStr | None) -> None:
+    """The role, without login until it has a password."""
+    name = sql.Identifier(role)
+    with connection.cursor() as cursor:
+        cursor.execute(_SQL["select_role"], {"role": role})
+        ((_, exists),) = cursor.fetchall()
+        try:
+            if not exists:
+                cursor.execute(sql.SQL(_SQL["create_role"]).format(role=name))
+            if password is not None:
+                # The server keeps only this verifier, and so do its logs.
+                verifier = encrypt_password(
+                    password.get_secret_value(), role, scope=connection, algorithm="scram-sha-256"
+                )
+                statement = sql.SQL(_SQL["allow_login"])
+                cursor.execute(statement.format(role=name, password=sql.Literal(verifier)))
+        except psycopg2.errors.InsufficientPrivilege:
+            raise ConfigurationError(
+                f"the login that migrates may not make the role {role}: give it CREATEROLE, or"
+                f" have an administrator run CREATE ROLE and leave its password out of the settings"
+            ) from None
+
+
+def _grant(connection: Connection, settings: Settings) -> None:
+    def names(role: str, schemas: Collection[str]) -> dict[str, sql.Composable]:
+        return {
             "role": sql.Identifier(role),
             "database": sql.Identifier(settings.postgres_db),
-            "schemas": sql.SQL(", ").join(map(sql.Identifier, PUBLIC_SCHEMAS)),
+            "schemas": sql.SQL(", ").join(map(sql.Identifier, schemas)),
         }
-        if not exists:
-            cursor.execute(sql.SQL(_SQL["create_role"]).format(**names))
-        if password is not None:
-            # The server keeps only this verifier, and so do its logs.
-            verifier = encrypt_password(
-                password.get_secret_value(), role, scope=connection, algorithm="scram-sha-256"
-            )
-            statement = sql.SQL(_SQL["allow_login"])
-            cursor.execute(statement.format(password=sql.Literal(verifier), **names))
-        cursor.execute(sql.SQL(_SQL["grant_read"]).format(**names))
+
+    reader, writer = settings.postgres_readonly_user, settings.postgres_writer_user
+    with connection.cursor() as cursor:
+        for statement, role, schemas in (
+            ("close_to_everybody", reader, _SCHEMAS),
+            ("grant_read", reader, PUBLIC_SCHEMAS),
+            ("grant_read", writer, _SCHEMAS),
+            ("grant_write", writer, _WRITTEN_SCHEMAS),
+        ):
+            cursor.execute(sql.SQL(_SQL[statement]).format(**names(role, schemas)))

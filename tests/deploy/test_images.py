@@ -21,12 +21,12 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._daemon.cli import create_dagster_daemon_cli
 from dagster_webserver.cli import create_dagster_webserver_cli
 
-from raidhub_dagster import cli
+from raidhub_dagster import cli, daemon
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack import postgres, rabbitmq
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.services import services as embedded
-from raidhub_dagster.storage.migrations import DAGSTER_DATABASE
+from raidhub_dagster.storage.migrations import HISTORY_DATABASE
 from tests.conftest import make_settings
 from tests.support import images
 from tests.support.images import ROOT, TARGETS, filled, of_target, services
@@ -35,8 +35,10 @@ BIN = Path(sys.executable).parent
 OWN = ("raidhub_dagster", "assets", "sensors", "streaming", "simulator")
 
 # What the image `stream` starts; the others of the command line belong to a checkout.
-STREAM_COMMANDS = ("zeus", "atlas", "hermes", "simulate", "migrate", "seed", "ingest", "verify")
-STREAM_COMMANDS += ("queues", "health")
+STREAM_COMMANDS = (
+    *("zeus", "atlas", "hermes", "simulate", "migrate", "seed", "ingest", "verify"),
+    *("queues", "health"),
+)
 STREAM_MODULES = ("streaming.zeus.process", "streaming.atlas.process", "streaming.hermes.process")
 DAGSTER_MODULES = ("raidhub_dagster.definitions", "raidhub_dagster.daemon")
 
@@ -378,6 +380,18 @@ def test_a_flag_that_does_not_exist_is_noticed() -> None:
             check(command)
 
 
+def programs() -> dict[str, click.Command]:
+    daemons = create_dagster_daemon_cli()
+    return {
+        "raidhub": cli.raidhub,
+        "dagster": create_dagster_cli(),  # type: ignore[no-untyped-call]  # Dagster's
+        "dagster-webserver": create_dagster_webserver_cli(),  # type: ignore[no-untyped-call]
+        "dagster-daemon": daemons,
+        # Ours takes all that Dagster's does, and one more.
+        "daemon": click.Group("daemon", commands={**daemons.commands, "prepare": daemon.prepare}),
+    }
+
+
 def check(command: list[str]) -> None:
     """Parses `command` as the program that it names would; runs nothing."""
     program, *arguments = command
@@ -386,21 +400,12 @@ def check(command: list[str]) -> None:
             compile(arguments[1], "<health check>", "exec")
             return
         assert arguments[:2] == ["-m", "raidhub_dagster.daemon"]
-        program, arguments = "dagster-daemon", arguments[2:]
-        if arguments == ["--prepare-only"]:
-            assert f'"{arguments[0]}"' in (ROOT / "raidhub_dagster/daemon.py").read_text("utf-8")
-            return
+        program, arguments = "daemon", arguments[2:]
     if "-w" in arguments:  # where the image has it
         place = arguments.index("-w") + 1
         assert arguments[place] == "/var/lib/dagster/workspace.yaml"
         arguments = [*arguments[:place], str(ROOT / "deploy/docker/workspace.yaml")]
-    programs: dict[str, click.Command] = {
-        "raidhub": cli.raidhub,
-        "dagster": create_dagster_cli(),
-        "dagster-webserver": create_dagster_webserver_cli(),
-        "dagster-daemon": create_dagster_daemon_cli(),
-    }
-    found = programs[program]
+    found = programs()[program]
     context: click.Context | None = None
     while isinstance(found, click.Group) and arguments:
         context = click.Context(found, parent=context, info_name=found.name)
@@ -547,4 +552,4 @@ def test_dagster_has_the_projects_instance() -> None:
     assert copied == ["dagster.yaml deploy/docker/workspace.yaml /var/lib/dagster/"]
     assert "DAGSTER_HOME=/var/lib/dagster" in [i.text for i in of_target("dagster", "ENV")]
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text("utf-8"))
-    assert instance["storage"]["custom"]["config"]["database"] == DAGSTER_DATABASE
+    assert instance["storage"]["custom"]["config"]["database"] == HISTORY_DATABASE

@@ -11,12 +11,11 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2 import sql
-from pydantic import SecretStr
 
-from raidhub_dagster.errors import ConfigurationError, PermanentError
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port
-from raidhub_dagster.storage.migrations import MIGRATIONS, make_database, migrate_postgres
+from raidhub_dagster.storage.migrations import MIGRATIONS, migrate_postgres
 from raidhub_dagster.storage.postgres import connect
 
 SettingsFor = Callable[..., Settings]
@@ -144,31 +143,3 @@ def test_role_without_password_cannot_log_in(fresh: Settings) -> None:
     assert fetch(fresh, query) == [(False,)]
     with closing(connect(fresh, "test")) as connection, connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
-
-
-def test_dagsters_database_is_made_once(fresh: Settings) -> None:
-    """Every container of Dagster's may be the first; two at once must not end in an error."""
-    name = fresh.postgres_db
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: make_database(fresh, name), range(4)))
-    assert sorted(made) == [False, False, False, True]
-    assert fetch(fresh, "SELECT current_database()") == [(name,)]
-
-
-def test_who_may_not_make_a_database_is_told_what_to_run(
-    postgres: dict[str, Any], settings_for: SettingsFor
-) -> None:
-    """On a managed server our role is nobody: a person has to do it, once."""
-    owner = settings_for(postgres)
-    role = sql.Identifier(f"{owner.postgres_db}_plain")
-    with closing(connect(owner, "test")) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'plain'").format(role))
-        plain = owner.model_copy(
-            update={"postgres_user": role.string, "postgres_password": SecretStr("plain")}
-        )
-        connection.commit()
-        try:
-            with pytest.raises(ConfigurationError, match="CREATE DATABASE new OWNER"):
-                make_database(plain, "new")
-        finally:
-            cursor.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class ArchiveServer:
     stall_after: int | None = None  # bytes of every answer, until `release` is set
     release: threading.Event = field(default_factory=threading.Event)
     ranges: list[str] = field(default_factory=list)  # asked for
+    logins: set[str] = field(default_factory=set)  # "name:password" of requests that had one
 
 
 @contextmanager
@@ -83,6 +85,8 @@ def serving() -> Iterator[ArchiveServer]:
 
         def do_GET(self) -> None:
             name = self.path.rpartition("/")[2]
+            if login := self.headers.get("Authorization", "").removeprefix("Basic "):
+                state.logins.add(b64decode(login).decode())
             if state.statuses:
                 self._answer(state.statuses.pop(0), b"")
             elif name in ("", "index.txt"):

@@ -56,6 +56,25 @@ def test_a_setting_that_names_no_place_is_refused(location: str | None) -> None:
         find_source(location)
 
 
+def test_a_login_in_the_address_is_used_and_not_told(server: ArchiveServer, pauses: Pauses) -> None:
+    """What is told stands in events, alerts and logs, which more people read than the setting."""
+    source = WebSource(server.address.replace("://", "://reader:canary@"), sleep=pauses)
+    assert source.names() == [NAME]
+    with source.opened(NAME) as archive:
+        assert archive.stream.read(9) == BODY[:9]
+    assert server.logins == {"reader:canary"}
+    told = [source.place]
+    for ask in (source.names, source.opened("1-2").__enter__):
+        server.statuses = [404]
+        with pytest.raises(PermanentError) as caught:
+            ask()
+        told.append(str(caught.value))
+    with pytest.raises(ConfigurationError) as refused:
+        find_source("ftp://reader:canary@host/archives")
+    told.append(str(refused.value))
+    assert [text for text in told if "canary" in text or "reader" in text] == []
+
+
 @pytest.mark.parametrize("name", ["../secret", "1", "5-1", "a-b", ""])
 def test_a_name_that_is_no_range_leads_nowhere(name: str, tmp_path: Path) -> None:
     """Names come from partitions, which anybody with the UI may type."""

@@ -1,5 +1,6 @@
 -- Refreshing, reading and checking the leaderboards. {view} is an identifier of the closed set in
--- storage/leaderboards.py, put in by psycopg2.sql.
+-- storage/leaderboards.py, put in by psycopg2.sql; %(board)s is its name without the schema. What
+-- only the owner of a view may do is in functions (migration 0022).
 -- top_*: the first rows for people; a board of many partitions shows the leaders of each, newest
 -- activity first. The scans of whole boards are right: it happens once a refresh.
 -- check_*: up to five ids of rows (or partitions) that break a claim, each with the number of all.
@@ -18,41 +19,16 @@ SELECT relispopulated, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS 
 FROM pg_class
 WHERE oid = %(view)s::regclass;
 
--- name: fill_view
-REFRESH MATERIALIZED VIEW {view};
-
 -- name: refresh_view
-REFRESH MATERIALIZED VIEW CONCURRENTLY {view};
+SELECT streaming.refresh_leaderboard(%(board)s);
 
 -- name: lock_view
 -- Whoever else refreshes this view waits for the end of our transaction.
 SELECT pg_advisory_xact_lock(hashtext('leaderboard'), hashtext(%(view)s));
 
--- name: read_view
--- What the server itself knows of a view: its query, its indexes as statements for the copy in
--- schema streaming, and who may do what with it.
-SELECT rtrim(pg_get_viewdef(c.oid), ';') AS query,
-       ARRAY(
-           SELECT replace(pg_get_indexdef(indexrelid), ' ON leaderboard.', ' ON streaming.')
-           FROM pg_index WHERE indrelid = c.oid ORDER BY indexrelid
-       ) AS indexes,
-       ARRAY(
-           SELECT ARRAY[privilege_type, coalesce(rolname, ''),
-                        CASE WHEN is_grantable THEN 'WITH GRANT OPTION' ELSE '' END]
-           FROM aclexplode(c.relacl) AS acl
-           LEFT JOIN pg_roles ON pg_roles.oid = acl.grantee
-       )::text[] AS grants
-FROM pg_class AS c
-WHERE c.oid = %(view)s::regclass;
-
--- name: create_next
-CREATE MATERIALIZED VIEW {next} AS {query} WITH NO DATA;
-
--- name: grant_next
-GRANT {privilege} ON {next} TO {role} {option};
-
--- name: analyze_next
-ANALYZE {next};
+-- name: build_next
+-- Beside the board, in schema streaming.
+SELECT streaming.build_leaderboard(%(board)s);
 
 -- name: begin_exchange
 -- Readers that come while we wait for one of them wait behind us: no longer than this.
@@ -60,8 +36,7 @@ SAVEPOINT exchange;
 SELECT set_config('lock_timeout', %(wait_ms)s, true);
 
 -- name: exchange
-DROP MATERIALIZED VIEW {view};
-ALTER MATERIALIZED VIEW {next} SET SCHEMA leaderboard;
+SELECT streaming.exchange_leaderboard(%(board)s);
 
 -- name: undo_exchange
 ROLLBACK TO SAVEPOINT exchange;
@@ -69,7 +44,7 @@ RELEASE SAVEPOINT exchange;
 SELECT set_config('lock_timeout', '0', true);
 
 -- name: drop_next
-DROP MATERIALIZED VIEW {next};
+SELECT streaming.drop_leaderboard_copy(%(board)s);
 
 -- name: measure_view
 SELECT (SELECT count(*) FROM {view}), pg_total_relation_size(%(view)s::regclass);
