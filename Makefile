@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCHMARKS := parse store crawl zeus budget head recovery replicas drain archive definitions clans leaderboards dagster_memory rebuild cheats capacity
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test check lint pytest audit soak bench up down status logs migrate seed lock
+.PHONY: help ready demo test check lint pytest audit soak bench up down status logs migrate seed lock dev
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -60,6 +60,15 @@ migrate: ready ## both stores' schema
 seed: ready ## the game's definitions
 	$(RAIDHUB) seed
 
-lock: ready ## pin the requirements anew: names, versions and hashes, no address
-	$(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-annotate \
-		--no-header --extra embedded --extra ml --extra dev pyproject.toml -o requirements.lock
+# Names, versions and hashes, no address. An image's lock holds a part of the whole one.
+LOCK := $(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-annotate \
+	--no-header
+
+lock: ready ## pin the requirements anew, those of the images too
+	$(LOCK) --all-extras --group build pyproject.toml -o requirements.lock
+	$(LOCK) -c requirements.lock pyproject.toml -o deploy/docker/stream.lock
+	$(LOCK) -c requirements.lock --extra dagster --extra ml pyproject.toml -o deploy/docker/dagster.lock
+	$(LOCK) -c requirements.lock --group build -o deploy/docker/build.lock
+
+dev: ready ## the stack, whose processes start anew when their code changes
+	$(RAIDHUB) dev

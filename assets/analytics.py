@@ -15,6 +15,7 @@ from pydantic import Field
 from assets.core import INSTANCE, INSTANCE_CHARACTER_WEAPON, PLAYER
 from assets.definitions import ACTIVITY_VERSION
 from assets.tables import OWNERS, RETRY, shown, table
+from raidhub_dagster.execution import HEAVY_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.clickhouse_rebuild import (
@@ -154,6 +155,7 @@ def _by_day(
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[check_of(name)],
         pool=POOL,
+        op_tags=HEAVY_STEP,
         retry_policy=RETRY,
         freshness_policy=fresh,
     )
@@ -224,6 +226,7 @@ RELATIONS = "player_relation_weights_bidirectional"
     metadata={"dagster/table_name": RELATIONS},
     check_specs=[check_of(RELATIONS)],
     pool=POOL,
+    op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def player_relation_weights_bidirectional(
@@ -253,6 +256,7 @@ DIRTY_DAYS = dg.AssetKey(["postgres", "clickhouse_dirty_day"])
     deps=[OUTBOX, clickhouse_instance],
     metadata={"dagster/table_name": "streaming.clickhouse_dirty_day"},
     pool=POOL,
+    op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def clickhouse_dirty_day(

@@ -16,6 +16,7 @@ from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.archives.importing import Limits, Told, import_archive
 from raidhub_dagster.archives.progress import first_refusals
 from raidhub_dagster.archives.source import read_span
+from raidhub_dagster.execution import HEAVY_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.resources import ArchiveResource, PostgresResource
@@ -56,6 +57,7 @@ class ArchiveConfig(dg.Config):
     metadata={"dagster/table_name": "streaming.archive_file"},
     partitions_def=ARCHIVE_FILES,
     pool="archives",
+    op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def pgcr_archive(
@@ -117,6 +119,7 @@ class ReprocessConfig(dg.Config):
     metadata={"dagster/table_name": "raw.pgcr"},
     partitions_def=PGCR_BLOCKS,
     pool="archives",
+    op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def reprocessed_pgcr(

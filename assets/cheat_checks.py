@@ -16,6 +16,7 @@ from assets.tables import OWNERS, RETRY, shown
 from raidhub_dagster.cheat_detection.norms import refresh_norms
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_detection.recheck import Difference, instances_of_day, recheck
+from raidhub_dagster.execution import HEAVY_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.resources import PostgresResource
@@ -73,6 +74,7 @@ class CheatRecheckConfig(dg.Config):
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     pool="archives",
+    op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def cheat_recheck(

@@ -25,6 +25,7 @@ from raidhub_dagster.cheat_learning.training import (
     look_at_features,
     train_model,
 )
+from raidhub_dagster.execution import TRAINING_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 
@@ -118,6 +119,7 @@ class ModelConfig(dg.Config):
     deps=[cheat_features, INSTANCE, PLAYER],
     metadata={"dagster/table_name": "streaming.cheat_model"},
     output_required=False,
+    op_tags=TRAINING_STEP,
     retry_policy=RETRY,
 )
 def cheat_model(

@@ -12,13 +12,14 @@ import click
 
 from raidhub_dagster.errors import RaidHubError
 
-_COMMANDS = {
+COMMANDS = {
     "up": "raidhub_dagster.commands.stack",
     "down": "raidhub_dagster.commands.stack",
     "status": "raidhub_dagster.commands.stack",
     "logs": "raidhub_dagster.commands.stack",
     "env": "raidhub_dagster.commands.stack",
     "config": "raidhub_dagster.commands.config",
+    "dev": "raidhub_dagster.commands.dev",
     "demo": "raidhub_dagster.commands.demo",
     "migrate": "raidhub_dagster.commands.schema",
     "seed": "raidhub_dagster.commands.schema",
@@ -28,6 +29,7 @@ _COMMANDS = {
     "restore": "raidhub_dagster.commands.backup",
     "reconcile": "raidhub_dagster.commands.backup",
     "queues": "raidhub_dagster.commands.queues",
+    "health": "raidhub_dagster.commands.health",
     "bench": "raidhub_dagster.commands.bench",
     "zeus": "streaming.cli",
     "atlas": "streaming.cli",
@@ -50,16 +52,36 @@ _OUTAGES = frozenset(
 )
 _NOT_MIGRATED = frozenset({("psycopg2", "UndefinedTable"), ("psycopg2", "InvalidSchemaName")})
 
+# What only the extras of pyproject.toml bring: an image of the stream has none of it.
+_OPTIONAL = frozenset({"dagster", "dagster_graphql", "supervisor", "chdb", "watchfiles"})
+_DOCS = "docs/deployment/docker.md"
+
 
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return list(_COMMANDS)
+        return [name for name, module in COMMANDS.items() if _is_installed(module)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  click's signature
-        if name not in _COMMANDS:
+        if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(_COMMANDS[name]), name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name)
         return command
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if _lacks(error) is None:
+            raise
+        return False
+    return True
+
+
+def _lacks(error: ModuleNotFoundError) -> str | None:
+    """The package of an extra that is missing; None when the error is a bug."""
+    package = (error.name or "").partition(".")[0]
+    return package if package in _OPTIONAL else None
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,6 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
         raidhub.main(args=arguments, prog_name="raidhub")
     except RaidHubError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = _lacks(error)
+        if package is None:
+            raise
+        _fail(f"this command needs {package}, which is not installed here: see {_DOCS}")
     except Exception as error:
         kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(error).__mro__}
         if kinds & _NOT_MIGRATED:

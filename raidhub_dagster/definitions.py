@@ -37,6 +37,7 @@ from raidhub_dagster.checks.quality import QUALITY_CHECKS
 from raidhub_dagster.checks.queues import QUEUE_CHECKS
 from raidhub_dagster.checks.recovery import RECOVERY_CHECKS
 from raidhub_dagster.descriptions import with_code_links, with_columns
+from raidhub_dagster.execution import pods_or_processes
 from raidhub_dagster.failures import stop_run_retries
 from raidhub_dagster.jobs.analytics import ANALYTICS_JOBS
 from raidhub_dagster.jobs.archives import ARCHIVE_JOBS
@@ -190,6 +191,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
         jobs=JOBS,
         schedules=SCHEDULES,
         sensors=SENSORS,
+        executor=pods_or_processes,  # of runs that no job of ours defines
         resources={**RESOURCES, **(resources or {})},
     )
 

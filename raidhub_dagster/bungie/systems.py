@@ -31,6 +31,9 @@ class _Settings(msgspec.Struct):
     systems: dict[str, _System]
 
 
+_SETTINGS = msgspec.json.Decoder(_Settings)  # made once, here: players/profile.py says why
+
+
 def read_systems(response: bytes) -> dict[str, bool]:
     """KNOWN system -> whether it is on, from the JSON of Response.
 
@@ -38,7 +41,7 @@ def read_systems(response: bytes) -> dict[str, bool]:
     Destiny2 nothing of the game is there. Raises TransientError for an answer of another shape.
     """
     try:
-        found = msgspec.json.decode(response, type=_Settings).systems
+        found = _SETTINGS.decode(response).systems
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TransientError(f"settings without systems: {error}") from None
     return {name: found[name].enabled if name in found else name != DESTINY for name in KNOWN}

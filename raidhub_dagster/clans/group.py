@@ -76,13 +76,18 @@ class _GroupsOfMember(_Wire, frozen=True):
 
 T = TypeVar("T")
 
+# Made once, here: players/profile.py says why.
+_GROUPS = msgspec.json.Decoder(_GroupResponse, strict=False)
+_MEMBERS = msgspec.json.Decoder(_MembersResponse, strict=False)
+_GROUPS_OF_MEMBER = msgspec.json.Decoder(_GroupsOfMember, strict=False)
+
 
 def read_group(response: bytes) -> Clan | None:
     """The clan of a GetGroup answer, None for a group of another kind.
 
     Raises TransientError for an answer of another shape, as `read_members`.
     """
-    detail = _decode(response, _GroupResponse, "group").detail
+    detail = _decode(response, _GROUPS, "group").detail
     if detail.group_type != _CLAN:
         return None
     info = detail.clan_info or _ClanInfo()
@@ -97,7 +102,7 @@ def read_group(response: bytes) -> Clan | None:
 
 def read_members(response: bytes) -> MemberPage:
     """One page of members. Those without an id (deleted accounts have none) are left out."""
-    found = _decode(response, _MembersResponse, "members")
+    found = _decode(response, _MEMBERS, "members")
     infos = (member.destiny_user_info for member in found.results or ())
     ids = (read_id((info and info.membership_id) or 0) for info in infos)
     return MemberPage(tuple(dict.fromkeys(i for i in ids if i)), has_more=bool(found.has_more))
@@ -108,7 +113,7 @@ def read_clans_of(response: bytes) -> tuple[int, ...]:
 
     The others are ghosts: clans of an account that cross save left behind.
     """
-    inactive = _decode(response, _GroupsOfMember, "groups of a member").inactive
+    inactive = _decode(response, _GROUPS_OF_MEMBER, "groups of a member").inactive
     ids = (read_id(group_id) for group_id, is_inactive in inactive.items() if not is_inactive)
     return tuple(sorted({group_id for group_id in ids if group_id}))
 
@@ -119,9 +124,9 @@ def clean(text: str | None) -> str:
     return opened.replace(_FILLER, "").replace("\0", "").strip()
 
 
-def _decode(response: bytes, shape: type[T], what: str) -> T:
+def _decode(response: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     try:
-        return msgspec.json.decode(response, type=shape, strict=False)
+        return decoder.decode(response)
     except Undecodable as error:
         raise TransientError(f"{what} of another shape: {error}") from None
 

@@ -19,6 +19,7 @@ from assets.analytics import (
 )
 from assets.reports import weapon_meta_trend, weekly_raid_report
 from assets.tables import RETRY
+from raidhub_dagster.execution import WAITING_RUN, pods_or_in_process
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import ALONE_TAG, RepairConfig, Report, repair_job, tell
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
@@ -32,8 +33,8 @@ from raidhub_dagster.storage.clickhouse_rebuild import (
 
 def _steps(name: str) -> dict[str, Any]:
     return {
-        "tags": {"dagster/max_runtime": "7200", ALONE_TAG: name},
-        "executor_def": dg.in_process_executor,
+        "tags": {"dagster/max_runtime": "7200", ALONE_TAG: name, **WAITING_RUN},
+        "executor_def": pods_or_in_process,
     }
 
 

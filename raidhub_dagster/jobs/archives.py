@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.archives import PGCR_ARCHIVE_KEY, REPROCESSED_PGCR_KEY
+from raidhub_dagster.execution import WAITING_RUN, pods_or_in_process
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import RepairConfig, Report, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
@@ -17,15 +18,15 @@ archives_job = dg.define_asset_job(
     "archives_job",
     description="Stores the raids of historical archives, one file a partition.",
     selection=dg.AssetSelection.assets(PGCR_ARCHIVE_KEY),
-    tags={"dagster/max_runtime": _HALF_A_DAY_S},
-    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": _HALF_A_DAY_S, **WAITING_RUN},
+    executor_def=pods_or_in_process,
 )
 reprocessing_job = dg.define_asset_job(
     "reprocessing_job",
     description="Compares kept reports with their rows, and repairs those when asked to.",
     selection=dg.AssetSelection.assets(REPROCESSED_PGCR_KEY),
-    tags={"dagster/max_runtime": _HALF_A_DAY_S},
-    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": _HALF_A_DAY_S, **WAITING_RUN},
+    executor_def=pods_or_in_process,
 )
 
 

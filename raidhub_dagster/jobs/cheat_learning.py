@@ -7,6 +7,7 @@ from assets.cheat_learning import cheat_features, cheat_model, review_queue
 from assets.tables import RETRY
 from raidhub_dagster.cheat_learning.review import Decision, decide
 from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.execution import TRAINING_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import ALONE_TAG, RepairConfig, Report, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
@@ -15,7 +16,7 @@ cheats_learning_job = dg.define_asset_job(
     "cheats_learning_job",
     description="Reads the features of the last days, trains a model and evaluates it.",
     selection=dg.AssetSelection.assets(cheat_features, cheat_model),
-    tags={ALONE_TAG: "cheats_learning_job", "dagster/max_runtime": "7200"},
+    tags={ALONE_TAG: "cheats_learning_job", "dagster/max_runtime": "7200", **TRAINING_STEP},
     executor_def=dg.in_process_executor,  # the steps follow each other
 )
 

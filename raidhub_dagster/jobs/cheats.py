@@ -11,6 +11,7 @@ from assets.tables import RETRY
 from raidhub_dagster.cheat_detection import clearing, recheck
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.errors import PermanentError
+from raidhub_dagster.execution import WAITING_RUN, pods_or_in_process
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.jobs.repair import RepairConfig, Report, read_time, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
@@ -27,8 +28,8 @@ cheat_recheck_job = dg.define_asset_job(
     description="Checks days of stored raids again and tells what that changes; writes only with "
     "dry_run false.",
     selection=dg.AssetSelection.assets(cheat_recheck),
-    tags={"dagster/max_runtime": "43200"},
-    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": "43200", **WAITING_RUN},
+    executor_def=pods_or_in_process,
 )
 
 

@@ -34,6 +34,9 @@ class _Queue(msgspec.Struct):
     message_stats: _Stats = msgspec.field(default_factory=_Stats)
 
 
+_QUEUES = msgspec.json.Decoder(list[_Queue])  # made once, here: players/profile.py says why
+
+
 def traffic(settings: Settings) -> dict[str, Traffic] | None:
     """Every queue of vhost `/` by name; None when the management API cannot be used."""
     url = f"http://{settings.rabbitmq_host}:{settings.rabbitmq_ui_port}/api/queues/%2F"
@@ -43,7 +46,7 @@ def traffic(settings: Settings) -> dict[str, Traffic] | None:
             session.trust_env = False  # a proxy of the machine must not see the password
             answer = session.get(url, auth=login, timeout=_TIMEOUT_S)
             answer.raise_for_status()
-            queues = msgspec.json.decode(answer.content, type=list[_Queue])
+            queues = _QUEUES.decode(answer.content)
     except (requests.RequestException, msgspec.DecodeError):
         return None
     return {

@@ -1,5 +1,10 @@
-"""The port every long-running process listens on: /metrics for Prometheus, /healthz for a probe."""
+"""The port every long-running process listens on: metrics for Prometheus, answers for probes.
 
+/healthz says whether the process does its work, /livez only whether its loops turn: a restart mends
+a loop that hangs, and never a database that is away.
+"""
+
+import asyncio
 import json
 import socket
 import threading
@@ -31,8 +36,16 @@ class _Server6(ThreadingHTTPServer):
 class HealthServer:
     """Answers until it is closed; a context manager."""
 
-    def __init__(self, host: str, port: int, checks: Mapping[str, Check], variable: str) -> None:
-        handler = type("Handler", (_Handler,), {"checks": dict(checks)})
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        checks: Mapping[str, Check],
+        loops: Mapping[str, Check],
+        variable: str,
+    ) -> None:
+        paths = {"/healthz": {**checks}, "/livez": {**loops}}
+        handler = type("Handler", (_Handler,), {"paths": paths})
         server = _Server6 if ":" in host else ThreadingHTTPServer
         try:
             self._server = server((host, port), handler)
@@ -62,19 +75,35 @@ class HealthServer:
 
 
 def serve(
-    port: int, checks: Mapping[str, Check], *, variable: str, host: str = "127.0.0.1"
+    port: int,
+    checks: Mapping[str, Check],
+    *,
+    variable: str,
+    loops: Mapping[str, Check] | None = None,
+    host: str = "127.0.0.1",
 ) -> HealthServer:
     """Starts the server in a thread; port 0 takes a free one, `host` is an address (METRICS_HOST).
 
     /healthz answers 200, or 503 when a check gives a reason, with `{"status", "checks"}` where
-    each check is "ok", its reason or its Note. Raises ConfigurationError naming `variable`, the
-    setting that chose the port, when it is taken.
+    each check is "ok", its reason or its Note; /livez the same of `loops`. Raises
+    ConfigurationError naming `variable`, the setting that chose the port, when it is taken.
     """
-    return HealthServer(host, port, checks, variable)
+    return HealthServer(host, port, checks, loops or {}, variable)
+
+
+def turns(loop: asyncio.AbstractEventLoop, *, within_s: float = 5.0) -> Check:
+    """A check of `loop` for `serve`, whose threads ask it: it must take its turn in time."""
+
+    def ask() -> str | None:
+        turned = threading.Event()
+        loop.call_soon_threadsafe(turned.set)
+        return None if turned.wait(within_s) else f"the event loop hangs for {within_s:g} s"
+
+    return ask
 
 
 class _Handler(BaseHTTPRequestHandler):
-    checks: Mapping[str, Check] = {}
+    paths: Mapping[str, Mapping[str, Check]] = {}
     timeout = 10  # a scraper that stalls must not hold its thread for ever
 
     def do_GET(self) -> None:
@@ -82,13 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/metrics":
             encode, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._answer(200, content_type, encode(REGISTRY))
-        elif path == "/healthz":
-            results = {name: _result(check) for name, check in self.checks.items()}
+        elif path in self.paths:
+            results = {name: _result(check) for name, check in self.paths[path].items()}
             well = all(result == "ok" or isinstance(result, Note) for result in results.values())
             body = {"status": "ok" if well else "failing", "checks": results}
             self._answer(200 if well else 503, "application/json", json.dumps(body).encode())
         else:
-            self._answer(404, "text/plain", b"only /metrics and /healthz\n")
+            self._answer(404, "text/plain", b"only /metrics, /healthz and /livez\n")
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
@@ -106,3 +135,12 @@ def _result(check: Check) -> str:
         return check() or "ok"
     except Exception as error:  # noqa: BLE001  a check that cannot look is not healthy
         return f"check failed: {error!r}"
+
+
+def reason(body: str) -> str:
+    """Why a /healthz that answered is not well: its checks that fail, else how the text begins."""
+    try:
+        checks: dict[str, str] = json.loads(body)["checks"]
+        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return " ".join(body.split())[:200]

@@ -127,13 +127,21 @@ class _HistoryResponse(_Wire, frozen=True):
 
 T = TypeVar("T")
 
+# Made once, here: msgspec 0.22 opens a struct for the first time without a lock, and a second
+# thread that meets it half open ends the process (segmentation fault).
+_PROFILES = msgspec.json.Decoder(_ProfileResponse, strict=False)
+_CHARACTERS = msgspec.json.Decoder(_CharacterResponse, strict=False)
+_LINKED = msgspec.json.Decoder(_LinkedResponse, strict=False)
+_STATS = msgspec.json.Decoder(_StatsResponse, strict=False)
+_HISTORIES = msgspec.json.Decoder(_HistoryResponse, strict=False)
+
 
 def read_profile(response: bytes, now: datetime) -> Profile:
     """Components 100 and 200 of an account; `now` (aware) bounds what can have been played.
 
     Raises TransientError for an answer of another shape, as every reader here.
     """
-    found = _decode(response, _ProfileResponse, "profile")
+    found = _decode(response, _PROFILES, "profile")
     account = (found.profile and found.profile.data) or _ProfileData()
     shown = (found.characters and found.characters.data) or {}
     characters = sorted(_characters(shown, now), key=_last_played, reverse=True)
@@ -156,7 +164,7 @@ def read_profile(response: bytes, now: datetime) -> Profile:
 
 def read_character(response: bytes, character_id: int, now: datetime) -> Character | None:
     """Component 200 of one character, None when it is hidden."""
-    found = _decode(response, _CharacterResponse, "character")
+    found = _decode(response, _CHARACTERS, "character")
     data = found.character and found.character.data
     return _character(character_id, data, now) if data else None
 
@@ -166,7 +174,7 @@ def read_linked_type(response: bytes, membership_id: int) -> int | None:
 
     Accounts that cross save left behind stand among the errors of the answer: they are gone.
     """
-    found = _decode(response, _LinkedResponse, "linked profiles")
+    found = _decode(response, _LINKED, "linked profiles")
     for profile in found.profiles or ():
         if read_id(profile.membership_id or 0) == membership_id:
             return known_type(profile.membership_type)
@@ -175,14 +183,14 @@ def read_linked_type(response: bytes, membership_id: int) -> int | None:
 
 def read_character_ids(response: bytes) -> list[int]:
     """Every character an account ever had, deleted ones included, from its account statistics."""
-    found = _decode(response, _StatsResponse, "account statistics")
+    found = _decode(response, _STATS, "account statistics")
     ids = (read_id(character.character_id or 0) for character in found.characters or ())
     return list(dict.fromkeys(i for i in ids if i))
 
 
 def read_history(response: bytes) -> list[Activity]:
     """A page of a history, newest first, without rows that have no id; empty behind the last."""
-    found = _decode(response, _HistoryResponse, "history")
+    found = _decode(response, _HISTORIES, "history")
     rows = []
     for row in found.activities or ():
         instance_id = read_id((row.activity_details and row.activity_details.instance_id) or 0)
@@ -196,9 +204,9 @@ def known_type(membership_type: int | None) -> int | None:
     return membership_type if membership_type and 1 <= membership_type <= 6 else None
 
 
-def _decode(response: bytes, shape: type[T], what: str) -> T:
+def _decode(response: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     try:
-        return msgspec.json.decode(response, type=shape, strict=False)
+        return decoder.decode(response)
     except Undecodable as error:
         raise TransientError(f"{what} of another shape: {error}") from None
 

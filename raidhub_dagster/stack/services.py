@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from raidhub_dagster.monitoring.health import reason
 from raidhub_dagster.stack.clickhouse import ClickhouseServer
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.postgres import PostgresServer
@@ -215,17 +216,8 @@ def _ask(port: int, path: str, body: str | None = None, *, host: str = HOST) -> 
     finally:
         connection.close()
     if answer.status != 200:
-        raise UnhealthyError(f"{path} on {host}:{port}: {answer.status} {_reason(text)}")
+        raise UnhealthyError(f"{path} on {host}:{port}: {answer.status} {reason(text)}")
     return text
-
-
-def _reason(text: str) -> str:
-    """The checks that are not well, when the answer is our health server's; else the text."""
-    try:
-        checks: dict[str, str] = json.loads(text)["checks"]
-        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return " ".join(text.split())[:200]
 
 
 _DAEMONS = """{"query": "{ instance { daemonHealth { allDaemonStatuses

@@ -106,6 +106,7 @@ async def _run(
         with health.serve(
             settings.atlas_metrics_port,
             checks,
+            loops={"loop": health.turns(loop)},
             variable="ATLAS_METRICS_PORT",
             host=settings.metrics_host,
         ):

@@ -101,11 +101,15 @@ class Consumer:
         finally:
             metrics.QUEUE_WORKER_COUNT.labels(self.name).set(0)
 
+    def hangs(self) -> str | None:
+        """For /livez: that the loop does not turn."""
+        silent_s = self._clock() - self._alive_at
+        return f"loop hangs for {silent_s:.0f} s" if silent_s > _STUCK_AFTER_S else None
+
     def problem(self) -> str | None:
         """For /healthz: why messages are not being handled; maintenance is only a Note."""
-        silent_s = self._clock() - self._alive_at
-        if silent_s > _STUCK_AFTER_S:
-            return f"loop hangs for {silent_s:.0f} s"
+        if (hangs := self.hangs()) is not None:
+            return hangs
         if self._breaker.is_open:
             return (
                 f"stopped: more than {breaker.SHARE:.0%} of the last messages would be parked;"

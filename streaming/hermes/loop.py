@@ -73,7 +73,11 @@ class Loop:
                 )
                 self._threads.wait(pause_s)
 
+    def hangs(self) -> str | None:
+        """For /livez: that no step ends."""
+        silent_s = self._clock() - self._alive_at
+        return f"no step ended for {silent_s:.0f} s" if silent_s > _STUCK_AFTER_S else None
+
     def problem(self) -> str | None:
         """For /healthz: why the last step failed, or that it hangs."""
-        silent_s = self._clock() - self._alive_at
-        return f"no step ended for {silent_s:.0f} s" if silent_s > _STUCK_AFTER_S else self._problem
+        return self.hangs() or self._problem

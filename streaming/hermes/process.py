@@ -88,9 +88,10 @@ def run(settings: Settings, names: Iterable[str], *, slots: int | None, batch: i
         if topics
         else (settings.relay_metrics_port, "RELAY_METRICS_PORT")
     )
+    loops: dict[str, health.Check] = {runner.name: runner.hangs for runner in runners}
     checks: dict[str, health.Check] = {runner.name: runner.problem for runner in runners}
     checks["postgres"] = lambda: _ask_postgres(settings)
-    serving = health.serve(port, checks, variable=variable, host=settings.metrics_host)
+    serving = health.serve(port, checks, loops=loops, variable=variable, host=settings.metrics_host)
     with serving, publisher, alerts:
         log.info(
             "Hermes runs %s",

@@ -101,6 +101,7 @@ async def _serve(settings: Settings, options: Options, chosen: list[str | None])
             with health.serve(
                 settings.zeus_metrics_port,
                 checks,
+                loops={"loop": health.turns(loop)},
                 variable="ZEUS_METRICS_PORT",
                 host=settings.metrics_host,
             ):

@@ -1,11 +1,13 @@
 """Names that readers outside know, the health port, and the form of log lines."""
 
+import asyncio
 import io
 import json
 import logging
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -98,6 +100,43 @@ def test_health_tells_each_check(second: health.Check, status: int, says: str) -
     assert answer.status_code == status
     assert answer.json()["checks"] == {"first": "ok", "second": says}
     assert answer.json()["status"] == ("ok" if status == 200 else "failing")
+
+
+def test_a_store_that_is_away_is_no_reason_for_a_restart() -> None:
+    """Restarting every pod because PostgreSQL restarts makes one outage two."""
+    with health.serve(
+        0,
+        {"postgres": lambda: "away"},
+        loops={"crawl": lambda: None},
+        variable="TEST_METRICS_PORT",
+    ) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        assert requests.get(f"{address}/healthz", timeout=5).status_code == 503
+        alive = requests.get(f"{address}/livez", timeout=5)
+    assert (alive.status_code, alive.json()["checks"]) == (200, {"crawl": "ok"})
+
+
+def test_an_event_loop_that_hangs_is_told_to_whoever_restarts_it() -> None:
+    """Its port still answers, from another thread: a probe of the port would see nothing."""
+    loop = asyncio.new_event_loop()
+    runner = threading.Thread(target=loop.run_forever)
+    runner.start()
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        free.wait(10)
+
+    try:
+        assert health.turns(loop)() is None
+        loop.call_soon_threadsafe(hold)
+        assert held.wait(5)
+        assert health.turns(loop, within_s=0.05)() == "the event loop hangs for 0.05 s"
+    finally:
+        free.set()
+        loop.call_soon_threadsafe(loop.stop)
+        runner.join()
+        loop.close()
 
 
 def test_other_paths_are_not_found() -> None:
