@@ -18,8 +18,8 @@ run_launcher:
   module: dagster_k8s
   class: K8sRunLauncher
   config:
-    job_namespace: {{ $root.Release.Namespace }}
-    job_image: {{ include "raidhub.image" (dict "root" $root "image" "dagster") }}
+    job_namespace: {{ $root.Release.Namespace | quote }}
+    job_image: {{ include "raidhub.image" (dict "root" $root "image" "dagster") | quote }}
     image_pull_policy: {{ $root.Values.image.pullPolicy }}
     {{- with $root.Values.image.pullSecrets }}
     image_pull_secrets: {{ toYaml . | nindent 6 }}
@@ -35,7 +35,7 @@ run_launcher:
     security_context: {{ include "raidhub.containerSecurity" . | nindent 6 }}
     volumes:
       - {name: tmp, emptyDir: {sizeLimit: 5Gi}}
-      - {name: shared, persistentVolumeClaim: {claimName: {{ include "raidhub.sharedClaim" . }}}}
+      - {name: shared, persistentVolumeClaim: {claimName: {{ include "raidhub.sharedClaim" . | quote }}}}
     volume_mounts:
       - {name: tmp, mountPath: /tmp}
       - {name: shared, mountPath: /var/lib/raidhub}

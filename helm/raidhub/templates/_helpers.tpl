@@ -9,10 +9,10 @@
 {{/* root, component, and `group` where a component has several Deployments. */}}
 {{- define "raidhub.selector" -}}
 app.kubernetes.io/name: raidhub
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .group }}
-raidhub/group: {{ . }}
+raidhub/group: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -113,7 +113,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- range $name, $place := include "raidhub.secrets" . | fromYaml }}
 - name: {{ $name }}
-  valueFrom: {secretKeyRef: {name: {{ $place.name }}, key: {{ $place.key }}}}
+  valueFrom: {secretKeyRef: {name: {{ $place.name | quote }}, key: {{ $place.key | quote }}}}
 {{- end }}
 {{- end }}
 
@@ -145,7 +145,7 @@ tolerations: {{ toYaml . | nindent 2 }}
 affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -154,7 +154,7 @@ priorityClassName: {{ . }}
 topologySpreadConstraints:
   {{- range .root.Values.topologyKeys }}
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: {{ . | quote }}
     whenUnsatisfiable: {{ $.root.Values.topologyPolicy }}
     labelSelector: {matchLabels: {{ include "raidhub.selector" $ | fromYaml | toJson }}}
   {{- end }}
@@ -235,7 +235,7 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- include "raidhub.spread" . }}
 containers:
   - name: {{ .component }}
-    image: {{ include "raidhub.image" . }}
+    image: {{ include "raidhub.image" . | quote }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     {{- toYaml .container | nindent 4 }}
     env: {{ include "raidhub.env" . | nindent 6 }}
