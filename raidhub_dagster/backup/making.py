@@ -20,8 +20,8 @@ from raidhub_dagster.backup.postgres import dump
 from raidhub_dagster.errors import ConfigurationError, PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, verify
+from raidhub_dagster.storage.clickhouse import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from raidhub_dagster.storage.clickhouse import answered
-from raidhub_dagster.storage.clickhouse_migrations import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from raidhub_dagster.storage.clickhouse_sender import held_off
 from raidhub_dagster.storage.postgres import alone, connected
 from raidhub_dagster.storage.queries import load

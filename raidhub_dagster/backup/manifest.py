@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from raidhub_dagster.errors import ConfigurationError, PermanentError
-from raidhub_dagster.storage.clickhouse_migrations import MIGRATIONS as CLICKHOUSE_MIGRATIONS
-from raidhub_dagster.storage.migrations import MIGRATIONS as POSTGRES_MIGRATIONS
+from raidhub_dagster.storage.clickhouse import MIGRATIONS as CLICKHOUSE_MIGRATIONS
+from raidhub_dagster.storage.schema import MIGRATIONS as POSTGRES_MIGRATIONS
 from raidhub_dagster.storage.verify import Sizes
 
 NAME = "manifest.json"

@@ -50,6 +50,9 @@ class Answering:
             self.pause.wait(ANSWER_S)
         return [None] * len(deliveries)
 
+    def put_off(self, delivery: Delivery, error: Exception) -> None:
+        pass
+
     def give_up(self, delivery: Delivery, error: Exception) -> None:
         """Nothing fails here."""
 

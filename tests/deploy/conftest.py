@@ -1,8 +1,6 @@
 """The chart with each set of values, rendered once a process."""
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import pytest
 

@@ -16,8 +16,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_the_production_values_are_applied_whole_and_once(cluster: Cluster) -> None:
-    """A manifest that kubectl cannot place stops an installation half-way; one that it changes each
-    time restarts pods on every upgrade of something else."""
+    """What kubectl cannot place stops an installation half-way.
+
+    What it changes each time restarts pods on every upgrade of something else.
+    """
     manifests = list(render(values_file("values-production.yaml")).manifests)
     apply = ("apply", "--validate=false", "--namespace", NAMESPACE)
     first = cluster.kubectl(*apply, manifests=manifests)
@@ -33,6 +35,10 @@ def test_the_production_values_are_applied_whole_and_once(cluster: Cluster) -> N
 
 def test_a_kind_without_its_operator_stops_the_installation(cluster: Cluster) -> None:
     """The emulator must be able to refuse, or the test above shows nothing."""
-    certificate = {"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": {"name": "a"}}
+    certificate = {
+        "apiVersion": "cert-manager.io/v1",
+        "kind": "Certificate",
+        "metadata": {"name": "a"},
+    }
     with pytest.raises(AssertionError, match="no matches for kind"):
         cluster.kubectl("apply", "--validate=false", manifests=[certificate])

@@ -3,7 +3,7 @@
 Whether a cluster enforces them is its network plugin's affair.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -75,7 +75,9 @@ def _is(given: Mapping[str, Any], party: Party) -> bool:
         return given == {}
     if "namespaceSelector" in given:
         own = {"kubernetes.io/metadata.name": "games"}
-        if not selects(given["namespaceSelector"], own if party.namespace is None else party.namespace):
+        if not selects(
+            given["namespaceSelector"], own if party.namespace is None else party.namespace
+        ):
             return False
     elif party.namespace is not None:
         return given == {}
@@ -102,8 +104,10 @@ def _reaching(network: Network, target: Party, port: int) -> set[str]:
 
 
 def test_only_zeus_reaches_the_world(network: Network, chosen: str) -> None:
-    """Whatever else talks out goes around the budget of the API, or carries data away. Pods that
-    hold a webhook's address need its port, and the login asks its provider."""
+    """Whatever else talks out goes around the budget of the API, or carries data away.
+
+    Pods that hold a webhook's address need its port, and the login asks its provider.
+    """
     expected = {"zeus"}
     if any(name.endswith("_WEBHOOK_URL") for name in SETS[chosen].get("secrets", {})):
         expected |= {"atlas", "hermes", "relay", "code", "run"}
@@ -129,10 +133,15 @@ def test_only_those_who_crawl_reach_zeus(network: Network, chosen: str) -> None:
 STRANGERS = {
     "a pod beside ours": Party({"app": "other"}),
     "another release": Party(
-        {"app.kubernetes.io/name": "raidhub", "app.kubernetes.io/instance": "other",
-         "app.kubernetes.io/component": "atlas"}
+        {
+            "app.kubernetes.io/name": "raidhub",
+            "app.kubernetes.io/instance": "other",
+            "app.kubernetes.io/component": "atlas",
+        }
     ),
-    "another namespace": Party({"app": "other"}, namespace={"kubernetes.io/metadata.name": "other"}),
+    "another namespace": Party(
+        {"app": "other"}, namespace={"kubernetes.io/metadata.name": "other"}
+    ),
     "the world": Party(address=_WORLD[0]),
 }
 
@@ -183,7 +192,9 @@ def test_everybody_reaches_what_it_works_with(network: Network, chosen: str) -> 
         **{name: network.pods[name] for name in ("zeus", "code", "webserver")},
     }
     if "trial" in SETS[chosen]:
-        targets |= {store: network.pods[store] for store in ("postgresql", "rabbitmq", "clickhouse")}
+        targets |= {
+            store: network.pods[store] for store in ("postgresql", "rabbitmq", "clickhouse")
+        }
         targets["broker's page"] = network.pods["rabbitmq"]
     if SETS[chosen].get("zeus", {}).get("hostNetwork"):
         targets["zeus"] = Party(address="10.0.0.7")

@@ -29,8 +29,10 @@ _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def test_every_container_is_locked_in(rendered: Render) -> None:
-    """Clusters that enforce the `restricted` standard would refuse the pod, and elsewhere a hole in
-    a library would be one in the node."""
+    """Clusters that enforce the `restricted` standard would refuse the pod.
+
+    Elsewhere a hole in a library would be one in the node.
+    """
     assert unlocked(rendered.pods()) == []
 
 
@@ -46,8 +48,10 @@ def test_no_pod_shares_the_node(rendered: Render) -> None:
 
 
 def test_every_container_says_what_it_needs_and_may_take(rendered: Render) -> None:
-    """Without requests a node is filled until everybody starves; without a limit of memory one leak
-    takes the neighbours with it."""
+    """Without requests a node is filled until everybody starves.
+
+    Without a limit of memory one leak takes the neighbours with it.
+    """
     assert unbounded(rendered.pods()) == []
 
 
@@ -79,15 +83,19 @@ def test_everything_that_stays_is_probed(rendered: Render) -> None:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
             for kind in ("livenessProbe", "readinessProbe"):
                 probe = container.get(kind, {})
-                asked = {how["port"] for how in probe.values() if isinstance(how, dict) and "port" in how}
+                asked = {
+                    how["port"] for how in probe.values() if isinstance(how, dict) and "port" in how
+                }
                 if not probe or not asked <= {*ports, *ports.values()}:
                     wrong.append((str(pod), container["name"], kind, probe))
     assert wrong == []
 
 
 def test_the_stream_is_asked_what_it_answers(rendered: Render) -> None:
-    """A path that nobody serves is 404 for ever: Kubernetes kills a healthy process again and again.
-    Liveness does not look at the stores: their outage must not restart those who wait for them."""
+    """A path that nobody serves is 404 for ever: Kubernetes kills what is healthy, again and again.
+
+    Liveness does not look at the stores: their outage must not restart those who wait for them.
+    """
     probes = {
         (pod.component, kind, probe["path"], *(h["name"] for h in probe.get("httpHeaders", [])))
         for pod in rendered.pods()
@@ -107,8 +115,10 @@ def test_the_stream_is_asked_what_it_answers(rendered: Render) -> None:
 
 
 def test_every_pod_outlives_its_drain(rendered: Render) -> None:
-    """Killed before it has drained, hermes loses nothing but does the work twice, and atlas leaves
-    its leases to run out."""
+    """Killed before it has drained, hermes does the work twice.
+
+    Atlas leaves its leases to run out.
+    """
     drains = {
         "hermes": hermes._GRACE_S,
         "relay": hermes._GRACE_S,
@@ -126,10 +136,11 @@ def test_every_pod_outlives_its_drain(rendered: Render) -> None:
 
 def _pause(pod: Pod) -> int:
     """Seconds of the grace that pass before the process is told."""
-    return max(
+    pauses: list[int] = [
         container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         for container in pod.main
-    )
+    ]
+    return max(pauses)
 
 
 def test_only_those_who_ask_the_cluster_hold_a_token(rendered: Render) -> None:
@@ -146,7 +157,9 @@ def test_no_secret_is_written_into_a_manifest(rendered: Render) -> None:
     """A manifest is kept in Helm's history, in git and in everybody's terminal."""
     assert rendered.of("Secret") == []
     assert written_secrets(rendered.pods()) == []
-    logins = [text for text in strings(list(rendered.manifests)) if re.search(r"://[^/\s@]+@", text)]
+    logins = [
+        text for text in strings(list(rendered.manifests)) if re.search(r"://[^/\s@]+@", text)
+    ]
     assert logins == []
 
 

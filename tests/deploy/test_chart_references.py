@@ -1,4 +1,4 @@
-"""Everything that a manifest names is there: objects, ports, labels, variables, commands, topics."""
+"""What a manifest names is there: objects, ports, labels, variables, commands, topics."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def _of_volume(who: str, volume: Mapping[str, Any]) -> Iterator[Reference]:
 
 
 def _from_outside(name: str) -> set[str]:
-    """Objects that a person makes before the chart is installed: their names stand in the values."""
+    """Objects that a person makes before the installation: their names stand in the values."""
     values = chart().merge_values(dict(SETS[name]))
     return set(_named(values)) | {pull["name"] for pull in values["image"]["pullSecrets"]}
 
@@ -71,8 +71,10 @@ def _named(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def test_every_object_that_a_pod_names_exists(rendered: Render, chosen: str) -> None:
-    """A pod whose ConfigMap is missing waits for ever and says so only in its events. Secrets come
-    from outside."""
+    """A pod whose ConfigMap is missing waits for ever and says so only in its events.
+
+    Secrets come from outside.
+    """
     missing = []
     for pod in rendered.pods():
         for who, kind, name in _references(pod):
@@ -97,7 +99,8 @@ def test_every_key_that_a_pod_names_is_in_its_config_map(rendered: Render) -> No
                 (str(pod), container["name"], mount["subPath"])
                 for container in pod.containers
                 for mount in container.get("volumeMounts", [])
-                if mount["name"] == volume["name"] and mount.get("subPath", *list(files)[:1]) not in files
+                if mount["name"] == volume["name"]
+                and mount.get("subPath", *list(files)[:1]) not in files
             ]
     assert missing == []
 
@@ -135,7 +138,11 @@ def test_every_service_has_pods_that_listen(rendered: Render) -> None:
     """A selector or a port name that fits nothing answers `connection refused` and says no more."""
     for service in rendered.of("Service"):
         selector = service["spec"]["selector"]
-        pods = [p for p in rendered.pods() if p.is_long_running and selects({"matchLabels": selector}, p.labels)]
+        pods = [
+            p
+            for p in rendered.pods()
+            if p.is_long_running and selects({"matchLabels": selector}, p.labels)
+        ]
         assert pods, service["metadata"]["name"]
         for pod in pods:
             ports = _ports(pod)
@@ -168,7 +175,9 @@ def test_every_monitor_finds_its_services(rendered: Render) -> None:
 
 
 def test_every_scaler_has_its_target(rendered: Render) -> None:
-    workloads = {(w["kind"], w["metadata"]["name"]): w for w in rendered.of("Deployment", "StatefulSet")}
+    workloads = {
+        (w["kind"], w["metadata"]["name"]): w for w in rendered.of("Deployment", "StatefulSet")
+    }
     scaled = []
     for scaler in rendered.of("ScaledObject", "HorizontalPodAutoscaler"):
         spec = scaler["spec"]
@@ -183,10 +192,12 @@ def test_every_scaler_has_its_target(rendered: Render) -> None:
 
 
 def test_every_budget_lets_a_node_be_drained(rendered: Render) -> None:
-    """One that selects nothing protects nothing; one that lets no pod go stops every node upgrade."""
+    """One that selects nothing protects nothing; one that lets no pod go stops all upgrades."""
     for budget in rendered.of("PodDisruptionBudget"):
         spec = budget["spec"]
-        covered = [p for p in rendered.pods() if p.is_long_running and selects(spec["selector"], p.labels)]
+        covered = [
+            p for p in rendered.pods() if p.is_long_running and selects(spec["selector"], p.labels)
+        ]
         assert covered, budget["metadata"]["name"]
         assert spec.get("maxUnavailable", 1) != 0
         for pod in covered:
@@ -248,7 +259,11 @@ def _setting_names() -> set[str]:
     names = set()
     for name, field in Settings.model_fields.items():
         choices = field.validation_alias
-        names |= {str(c) for c in choices.choices} if isinstance(choices, AliasChoices) else {name.upper()}
+        names |= (
+            {str(c) for c in choices.choices}
+            if isinstance(choices, AliasChoices)
+            else {name.upper()}
+        )
     return names
 
 
@@ -294,9 +309,9 @@ def test_no_variable_is_given_twice(rendered: Render) -> None:
 
 PROGRAMS: dict[str, click.Command] = {
     "raidhub": raidhub,
-    "dagster": create_dagster_cli(),
+    "dagster": create_dagster_cli(),  # type: ignore[no-untyped-call]
     "dagster-daemon": create_dagster_daemon_cli(),
-    "dagster-webserver": create_dagster_webserver_cli(),
+    "dagster-webserver": create_dagster_webserver_cli(),  # type: ignore[no-untyped-call]
     "prepare": prepare,  # python -m raidhub_dagster.daemon prepare
     "sleep": click.Command("sleep", params=[click.Argument(["seconds"], type=click.IntRange(0))]),
 }
@@ -354,7 +369,11 @@ def test_every_command_is_one_that_its_program_takes(rendered: Render, chosen: s
 
 @pytest.mark.parametrize(
     "line",
-    [["raidhub", "atlas", "--max-wrokers", "5"], ["raidhub", "hermes", "--slots", "0"], ["raidhub"]],
+    [
+        ["raidhub", "atlas", "--max-wrokers", "5"],
+        ["raidhub", "hermes", "--slots", "0"],
+        ["raidhub"],
+    ],
     ids=["unknown flag", "value out of range", "no command"],
 )
 def test_a_wrong_command_is_seen(line: list[str]) -> None:
@@ -391,7 +410,9 @@ def test_every_scaler_watches_the_queues_of_its_own_consumers(rendered: Render) 
         for trigger in scaler["spec"]["triggers"]:
             assert trigger["metadata"]["queueName"] in groups[target]
             if "authenticationRef" in trigger:
-                assert trigger["authenticationRef"]["name"] in rendered.names("TriggerAuthentication")
+                assert trigger["authenticationRef"]["name"] in rendered.names(
+                    "TriggerAuthentication"
+                )
 
 
 # --- Monitoring -----------------------------------------------------------------------------------
@@ -405,7 +426,10 @@ def test_the_alerts_are_those_of_one_machine(rendered: Render) -> None:
 
 
 def test_the_dashboards_are_those_of_one_machine(rendered: Render) -> None:
-    source = {path.name: path.read_text("utf-8") for path in (DEPLOY / "grafana" / "boards").glob("*.json")}
+    source = {
+        path.name: path.read_text("utf-8")
+        for path in (DEPLOY / "grafana" / "boards").glob("*.json")
+    }
     found = {
         name.removeprefix("raidhub-"): text
         for config_map in rendered.of("ConfigMap")
@@ -429,5 +453,7 @@ def test_every_job_that_an_alert_names_is_scraped(rendered: Render) -> None:
         for service in rendered.of("Service"):
             labels = service["metadata"]["labels"]
             if selects(monitor["spec"]["selector"], labels):
-                scraped.add(labels.get(monitor["spec"].get("jobLabel", ""), service["metadata"]["name"]))
+                scraped.add(
+                    labels.get(monitor["spec"].get("jobLabel", ""), service["metadata"]["name"])
+                )
     assert named <= scraped

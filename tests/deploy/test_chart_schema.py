@@ -1,5 +1,7 @@
-"""What the chart makes of values: valid ones become manifests that Kubernetes takes, others are
-refused with the path of what is wrong."""
+"""What the chart makes of values.
+
+Valid ones become manifests that Kubernetes takes, others are refused with the path of what is wrong.
+"""
 
 import json
 import re
@@ -9,7 +11,7 @@ from typing import Any
 
 import helm_python
 import pytest
-from helm_python.errors import HelmRenderError, HelmValuesError
+from helm_python.errors import HelmRenderError
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -43,8 +45,10 @@ def _distinct() -> list[Manifest]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_takes_every_manifest(version: str) -> None:
-    """Of each release that the chart names, unknown fields included: the API server drops them
-    silently, and what they should have protected is open."""
+    """Of each release that the chart names, unknown fields included.
+
+    The API server drops those silently, and what they should have protected is open.
+    """
     errors = [e for manifest in _distinct() for e in kubernetes_errors(manifest, version)]
     assert errors == []
 
@@ -214,16 +218,17 @@ def _set(values: dict[str, Any], path: Path, value: object) -> None:
 
 
 # What one value cannot know of another: the chart refuses it with these words.
-_REFUSALS = re.compile(
-    r"(?:" + "|".join(_schema()["properties"]) + r")\.[a-zA-Z.]+"
-)
+_REFUSALS = re.compile(r"(?:" + "|".join(_schema()["properties"]) + r")\.[a-zA-Z.]+")
 
 
 @given(values=_some_values())
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_schema_takes_kubernetes_takes(values: Values) -> None:
-    """Or the chart refuses it in a sentence that names the value. A template that breaks in its
-    middle tells people about `nil pointer` and a line of a file that they never saw."""
+    """Or the chart refuses it in a sentence that names the value.
+
+    A template that breaks in its middle tells people about `nil pointer` and a line of a file that
+    they never saw.
+    """
     chart().validate_schema(dict(values))
     try:
         rendered = render(values)

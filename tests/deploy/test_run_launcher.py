@@ -4,7 +4,6 @@ The API server is emulated; everything between a run and its requests is real. T
 SQLite, as for a command typed without a DAGSTER_HOME.
 """
 
-import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path

@@ -21,7 +21,8 @@ Environment = dict[str, str]
 
 def test_the_look_finds_a_secret_in_every_form() -> None:
     """The tests below would pass if it found nothing."""
-    values = Settings(_env_file=None, **{n.lower(): v for n, v in CANARIES.items()})
+    given: dict[str, Any] = {name.lower(): value for name, value in CANARIES.items()}
+    values = Settings(_env_file=None, **given)
     for name in CANARIES:
         secret = getattr(values, name.lower()).get_secret_value()
         for told in (secret, repr(secret), f"{secret!r}: refused", f"(url: {secret})"):

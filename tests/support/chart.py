@@ -36,15 +36,18 @@ _SCHEMAS = ROOT / "tests" / "deploy" / "schemas"
 _LONG_RUNNING = ("Deployment", "StatefulSet")
 
 
-class _StrictLoader(yaml.CSafeLoader):
+class _StrictLoader(yaml.CSafeLoader):  # type: ignore[misc]  # no types upstream
     """As Kubernetes reads: a key given twice is an error, not the last one's value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} twice", node.start_mark
+                )
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,9 @@ class Render:
         return found
 
     def pods(self) -> list[Pod]:
-        found = []
-        for manifest in self.of(*_LONG_RUNNING, "Job"):
-            found.append(Pod(manifest, manifest["spec"]["template"]))
-        for manifest in self.of("CronJob"):
-            found.append(Pod(manifest, manifest["spec"]["jobTemplate"]["spec"]["template"]))
-        return found
+        kept = [Pod(m, m["spec"]["template"]) for m in self.of(*_LONG_RUNNING, "Job")]
+        timed = self.of("CronJob")
+        return kept + [Pod(m, m["spec"]["jobTemplate"]["spec"]["template"]) for m in timed]
 
 
 def values_file(name: str) -> Values:
@@ -126,7 +126,9 @@ def values_file(name: str) -> Values:
 _SECRETS = [
     name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field)
 ]
-_MONITORING = {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboards")}
+_MONITORING = {
+    part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboards")
+}
 _LOGIN = {
     "ingress": {"enabled": True, "host": "raidhub.example.org", "tlsSecret": "raidhub-tls"},
     "oauth2Proxy": {
@@ -149,7 +151,9 @@ SETS: Mapping[str, Values] = {
     "defaults": {},
     "dev": values_file("values-dev.yaml"),
     "production": values_file("values-production.yaml"),
-    "trial": {"trial": {store: {"enabled": True} for store in ("postgresql", "clickhouse", "rabbitmq")}},
+    "trial": {
+        "trial": {store: {"enabled": True} for store in ("postgresql", "clickhouse", "rabbitmq")}
+    },
     "keda": {"autoscaling": {"kind": "keda"}, "monitoring": _MONITORING},
     "hpa": {"autoscaling": {"kind": "hpa"}},
     "host network": {
@@ -178,7 +182,8 @@ SETS: Mapping[str, Values] = {
     "everything": {
         **_LOGIN,
         "image": {"pullSecrets": [{"name": "registry"}]},
-        "secrets": {name: {} for name in _SECRETS} | {"ZEUS_API_KEYS": {"existingSecret": "keys", "key": "all"}},
+        "secrets": {name: {} for name in _SECRETS}
+        | {"ZEUS_API_KEYS": {"existingSecret": "keys", "key": "all"}},
         "autoscaling": {"kind": "keda"},
         "monitoring": _MONITORING,
         "migrations": {
@@ -191,7 +196,10 @@ SETS: Mapping[str, Values] = {
             "pools": {"bungie": 5},
             "instance": {"concurrency": {"runs": {"max_concurrent_runs": 25}}},
         },
-        "zeus": {"tolerations": [{"key": "zeus", "operator": "Exists"}], "priorityClassName": "high"},
+        "zeus": {
+            "tolerations": [{"key": "zeus", "operator": "Exists"}],
+            "priorityClassName": "high",
+        },
     },
 }
 
@@ -211,7 +219,7 @@ def render(
         document
         for path, text in texts.items()
         if not path.endswith("NOTES.txt")
-        for document in yaml.load_all(text, _StrictLoader)  # noqa: S506  a safe loader's child
+        for document in yaml.load_all(text, _StrictLoader)
         if document is not None
     ]
     return Render(tuple(manifests), notes)

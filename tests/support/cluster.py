@@ -9,13 +9,13 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import kmock
 import yaml
@@ -75,8 +75,8 @@ class Cluster:
         path.write_text(yaml.safe_dump(config), "utf-8")
         return path
 
-    def kubectl(self, *arguments: str, manifests: list[Mapping[str, Any]]) -> list[str]:
-        """The lines that kubectl says of `manifests`, which it reads from its input; it succeeds."""
+    def kubectl(self, *arguments: str, manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The lines that kubectl says of `manifests`, its input; it succeeds."""
         told = "\n---\n".join(json.dumps(manifest) for manifest in manifests)
         done = subprocess.run(
             [_KUBECTL, *arguments, "--cache-dir", self._folder / "discovery", "-f", "-"],
@@ -107,11 +107,11 @@ class Cluster:
         }
 
     def asked(self) -> set[tuple[str, str, str]]:
-        """Verb, API group and resource (`pods/log`) of all requests for objects, as Roles name them."""
+        """Verb, API group and resource (`pods/log`) of all requests, as Roles name them."""
         return {
-            (_verb(request), request.resource.group, _resource(request))
+            (_verb(request), resource.group or "", _resource(resource.plural, request))
             for request in self._handler.asked
-            if request.resource is not None and request.resource.plural is not None
+            if (resource := request.resource) is not None and resource.plural is not None
         }
 
 
@@ -123,8 +123,7 @@ def _verb(request: kmock.Request) -> str:
     ]
 
 
-def _resource(request: kmock.Request) -> str:
-    plural = request.resource.plural
+def _resource(plural: str, request: kmock.Request) -> str:
     return f"{plural}/{request.subresource}" if request.subresource else plural
 
 
@@ -159,6 +158,8 @@ def _handler() -> _Emulator:
         handler.resources[resource] = kmock.ResourceInfo(
             kind=kind, singular=kind.lower(), namespaced=True, verbs=_VERBS
         )
+    # Wider for who puts something in: it is looked up by other forms, too.
+    known = cast("dict[kmock.resource, kmock.ResourceInfo]", dict(handler.resources))
     core = [
         {
             "name": resource.plural,
@@ -167,7 +168,7 @@ def _handler() -> _Emulator:
             "namespaced": info.namespaced,
             "verbs": sorted(info.verbs),
         }
-        for resource, info in handler.resources.items()
+        for resource, info in known.items()
         if (resource.group, resource.version) == ("", "v1")
     ]
     # The emulator's own answer names the group version "/v1", and kubectl finds no kind in it.
