@@ -1,6 +1,7 @@
 """What the chart makes of values.
 
-Valid ones become manifests that Kubernetes takes, others are refused with the path of what is wrong.
+Valid ones become manifests that Kubernetes takes, others are refused with the path of what is
+wrong.
 """
 
 import json
