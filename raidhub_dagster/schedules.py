@@ -28,7 +28,7 @@ from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
 from raidhub_dagster.recovery import backlog, gaps
-from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
 CUSTOM_RACE_START = datetime(2026, 6, 13, 17, tzinfo=UTC)
@@ -80,7 +80,7 @@ def schedule_for(
 def follow_contests(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
     """Refreshes the races while the definitions say that one is on; reads them at every tick."""
     now = context.scheduled_execution_time
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         activities = load_activities(connection)
     contests = [(a.release_date, a.contest_end) for a in activities if a.contest_end]
     if any(begin <= now < end for begin, end in contests):
@@ -161,7 +161,7 @@ MANIFEST_SCHEDULES = [
 
 def follow_backlog(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
     """Recovers missed ids when any are due and the API may be asked."""
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         missed = backlog.look(connection, postgres.open_settings().crawl_ceiling)
     if missed.gate:
         return dg.SkipReason(f"the API is off: {missed.gate}; {missed.due} missed ids are due")
@@ -176,7 +176,7 @@ def follow_gaps(context: dg.ScheduleEvaluationContext, postgres: PostgresResourc
     Once a day a run comes without one: it looks around missed ids, and names gaps that are too
     long to be swept unasked.
     """
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         open_ = gaps.look(connection, postgres.open_settings().crawl_ceiling)
     if open_.gate:
         return dg.SkipReason(f"the API is off: {open_.gate}; {open_.due} gaps are due")

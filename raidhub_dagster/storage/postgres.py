@@ -34,13 +34,20 @@ class Rng(Protocol):
 
 
 def connect(
-    settings: Settings, application_name: str, *, database: str | None = None
+    settings: Settings,
+    application_name: str,
+    *,
+    database: str | None = None,
+    limit_s: float | None = None,
 ) -> Connection:
     """A connection outside any transaction, UTC; the caller closes it.
 
-    Raises psycopg2.OperationalError when the server does not answer within 10 s.
+    Raises psycopg2.OperationalError when the server does not answer within 10 s. With `limit_s` a
+    statement that takes longer, waiting for a lock included, raises
+    psycopg2.errors.QueryCanceled.
     """
     password = settings.postgres_password
+    limit = "" if limit_s is None else f" -c statement_timeout={int(limit_s * 1000)}"
     return psycopg2.connect(
         host=settings.postgres_host,
         port=settings.postgres_port,
@@ -53,14 +60,16 @@ def connect(
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
-        options="-c timezone=UTC",
+        options=f"-c timezone=UTC{limit}",
     )
 
 
 @contextmanager
-def connected(settings: Settings, application_name: str) -> Iterator[Connection]:
+def connected(
+    settings: Settings, application_name: str, *, limit_s: float | None = None
+) -> Iterator[Connection]:
     """`connect`, closed at the end."""
-    connection = connect(settings, application_name)
+    connection = connect(settings, application_name, limit_s=limit_s)
     try:
         yield connection
     finally:
