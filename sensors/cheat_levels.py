@@ -20,9 +20,9 @@ def follow_levels(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run for all players who rose to the level that asks for it since the last tick.
 
-    The cursor is the id of the last change seen; an unreadable one starts over, which asks again
-    for what the ledger does not have, and for nothing else. The run's key names players and levels:
-    the same rise is followed once.
+    The cursor is the id of the last change seen; an unreadable one, and one above every id, start
+    over, which asks again for what the ledger does not have, and for nothing else. The run's key
+    names players and levels: the same rise is followed once.
     """
     told = _ID.fullmatch(context.cursor or "")
     after = int(told.group()) if told else 0
