@@ -22,6 +22,9 @@ from raidhub_dagster.messaging.publisher import Publisher
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse, postgres
 
+# For a statement in a tick of a sensor or schedule, which plans for 30 s and has three at most.
+TICK_LIMIT_S = 10.0
+
 
 class SettingsResource(dg.ConfigurableResource[None]):
     """What all share: where their settings come from and how a run is named to servers."""
@@ -50,9 +53,13 @@ class PostgresResource(SettingsResource):
     """PostgreSQL, the primary store."""
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A connection in UTC, closed at the end. Raises psycopg2.OperationalError."""
-        with postgres.connected(self._load(), self._application) as connection:
+    def connection(self, *, limit_s: float | None = None) -> Iterator[Connection]:
+        """A connection in UTC, closed at the end; with `limit_s` no statement takes longer.
+
+        Raises psycopg2.OperationalError; a statement past its limit raises
+        psycopg2.errors.QueryCanceled.
+        """
+        with postgres.connected(self._load(), self._application, limit_s=limit_s) as connection:
             yield connection
 
     @contextmanager

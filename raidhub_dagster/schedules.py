@@ -5,7 +5,7 @@ repeat it.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import dagster as dg
@@ -27,12 +27,13 @@ from raidhub_dagster.jobs.cheats import cheat_norms_job
 from raidhub_dagster.jobs.clans import clans_job
 from raidhub_dagster.jobs.players import activity_history_update, players_upkeep_job, stale_players
 from raidhub_dagster.jobs.running import unfinished_run
-from raidhub_dagster.recovery.backlog import look
-from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.recovery import backlog, gaps
+from raidhub_dagster.resources import TICK_LIMIT_S, PostgresResource
 from raidhub_dagster.storage.definitions import load_activities
 
 CUSTOM_RACE_START = datetime(2026, 6, 13, 17, tzinfo=UTC)
 CUSTOM_RACE_LENGTH = timedelta(hours=48)
+GAPS_DAILY = time(4, 45)  # few play then, so that the crawl needs the API least
 
 Request = dg.RunRequest | dg.SkipReason
 
@@ -79,7 +80,7 @@ def schedule_for(
 def follow_contests(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
     """Refreshes the races while the definitions say that one is on; reads them at every tick."""
     now = context.scheduled_execution_time
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         activities = load_activities(connection)
     contests = [(a.release_date, a.contest_end) for a in activities if a.contest_end]
     if any(begin <= now < end for begin, end in contests):
@@ -160,13 +161,28 @@ MANIFEST_SCHEDULES = [
 
 def follow_backlog(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
     """Recovers missed ids when any are due and the API may be asked."""
-    with postgres.connection() as connection:
-        backlog = look(connection, postgres.open_settings().crawl_ceiling)
-    if backlog.gate:
-        return dg.SkipReason(f"the API is off: {backlog.gate}; {backlog.due} missed ids are due")
-    if not backlog.due:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
+        missed = backlog.look(connection, postgres.open_settings().crawl_ceiling)
+    if missed.gate:
+        return dg.SkipReason(f"the API is off: {missed.gate}; {missed.due} missed ids are due")
+    if not missed.due:
         return dg.SkipReason("no missed id is due")
     return request_unless_running(context, recovery.recovery_missed_job.name)
+
+
+def follow_gaps(context: dg.ScheduleEvaluationContext, postgres: PostgresResource) -> Request:
+    """Sweeps gaps whose round has come while the API may be asked.
+
+    Once a day a run comes without one: it looks around missed ids, and names gaps that are too
+    long to be swept unasked.
+    """
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
+        open_ = gaps.look(connection, postgres.open_settings().crawl_ceiling)
+    if open_.gate:
+        return dg.SkipReason(f"the API is off: {open_.gate}; {open_.due} gaps are due")
+    if not open_.due and context.scheduled_execution_time.time() != GAPS_DAILY:
+        return dg.SkipReason("no gap is due")
+    return request_unless_running(context, recovery.recovery_gaps_job.name)
 
 
 LEADERBOARD_SCHEDULES = [
@@ -220,11 +236,15 @@ RECOVERY_SCHEDULES = [
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Missed ids every 15 minutes, when any are due and the API is on.",
     )(follow_backlog),
-    schedule_for(
-        recovery.recovery_gaps_job.name,
-        "40 4 * * *",  # few play then, so that the crawl needs the API least
-        "Gaps and the neighbours of missed ids, daily at 04:40.",
-    ),
+    dg.schedule(
+        name="recovery_gaps_schedule",
+        job=recovery.recovery_gaps_job,
+        cron_schedule="*/15 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Gaps every 15 minutes, when any are due and the API is on; the neighbours of "
+        "missed ids at least daily, at 04:45.",
+    )(follow_gaps),
 ]
 CHEAT_SCHEDULES = [
     schedule_for(

@@ -9,7 +9,9 @@ import dagster as dg
 
 from assets.archives import ARCHIVE_FILES, PGCR_BLOCKS
 from raidhub_dagster.archives.source import Span
-from raidhub_dagster.resources import ArchiveResource, PostgresResource
+from raidhub_dagster.errors import TransientError
+from raidhub_dagster.resources import TICK_LIMIT_S, ArchiveResource, PostgresResource
+from raidhub_dagster.stack.process import ask_all
 from raidhub_dagster.storage.reprocess import find_blocks
 
 
@@ -20,8 +22,8 @@ def add_partitions(
 
     What is known is Dagster's own list, so there is no cursor that could be wrong.
     """
-    files = archives.source().names() if archives.is_set else []
-    with postgres.connection() as connection:
+    files = _archives(archives) if archives.is_set else []
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         blocks = [Span(*block).name for block in find_blocks(connection)]
     requests = [
         definition.build_add_request(new)
@@ -32,6 +34,14 @@ def add_partitions(
         told = f"{len(files)} archives" if archives.is_set else "ARCHIVE_SOURCE is not set"
         return dg.SkipReason(f"nothing new: {told}, {len(blocks)} blocks of kept reports")
     return dg.SensorResult(dynamic_partitions_requests=requests)
+
+
+def _archives(archives: ArchiveResource) -> list[str]:
+    """Names of all archives. Raises TransientError for a server that gives them by the byte."""
+    names = ask_all({"index": archives.source().names}, limit_s=TICK_LIMIT_S)["index"]
+    if isinstance(names, TransientError):
+        raise TransientError(f"the list of archives: {names}") from names
+    return names
 
 
 def _unknown(

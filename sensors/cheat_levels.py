@@ -9,7 +9,7 @@ import dagster as dg
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_detection.recheck import level_changes
 from raidhub_dagster.jobs.cheats import recheck_raised
-from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, PostgresResource
 
 _ID = re.compile(r"[0-9]{1,18}")
 _LIMIT = 500  # changes a tick; the rest waits for the next
@@ -20,15 +20,15 @@ def follow_levels(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run for all players who rose to the level that asks for it since the last tick.
 
-    The cursor is the id of the last change seen; an unreadable one starts over, which asks again
-    for what the ledger does not have, and for nothing else. The run's key names players and levels:
-    the same rise is followed once.
+    The cursor is the id of the last change seen; an unreadable one, and one above every id, start
+    over, which asks again for what the ledger does not have, and for nothing else. The run's key
+    names players and levels: the same rise is followed once.
     """
     told = _ID.fullmatch(context.cursor or "")
     after = int(told.group()) if told else 0
     parameters = current_parameters(postgres.open_settings())
     least = parameters.blacklist.recheck.min_level
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         changes = level_changes(connection, after, now=datetime.now(UTC), limit=_LIMIT)
     if not changes:
         return dg.SkipReason(f"no level changed since change {after}")

@@ -10,7 +10,7 @@ from raidhub_dagster.cheat_detection.recheck import digest_of_inputs
 from raidhub_dagster.discord.alerts import Alert, Colour
 from raidhub_dagster.jobs.cheats import cheat_recheck_job
 from raidhub_dagster.jobs.running import unfinished_run
-from raidhub_dagster.resources import DiscordResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, DiscordResource, PostgresResource
 from sensors.episodes import read_cursor
 
 _PREVIEWED_DAYS = 7
@@ -34,7 +34,7 @@ def follow_rules(
     if running := unfinished_run(context.instance, cheat_recheck_job.name):
         return dg.SkipReason(running)
     parameters = current_parameters(postgres.open_settings())
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         definitions = digest_of_inputs(connection)
     now = {
         "version": parameters.version,

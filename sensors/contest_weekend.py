@@ -11,7 +11,7 @@ from assets.leaderboards import leaderboard_key
 from raidhub_dagster.discord.alerts import Alert, Colour
 from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.monitoring.episodes import Limit, Reading
-from raidhub_dagster.resources import DiscordResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, DiscordResource, PostgresResource
 from raidhub_dagster.storage.definitions import Activity, load_activities
 from sensors.episodes import bad, good, numbers, read_cursor, tell
 
@@ -39,7 +39,7 @@ def follow_contests(
     before = read_cursor(context.cursor)
     told, closing = _ends(before.get("on")), _ends(before.get("closing"))
     at = now()
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         known = {str(a.id): a for a in load_activities(connection)}
     on = {
         name: a.contest_end

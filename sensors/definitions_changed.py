@@ -8,7 +8,7 @@ import dagster as dg
 
 from raidhub_dagster.discord.alerts import Alert, Colour
 from raidhub_dagster.jobs.leaderboards import leaderboards_job
-from raidhub_dagster.resources import DiscordResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, DiscordResource, PostgresResource
 from raidhub_dagster.storage.definitions import Definition, load_digests
 
 _WORDS = {
@@ -31,7 +31,7 @@ def follow_definitions(
     remembers. With a cursor that cannot be read it is unknown what is new: nobody is told, and the
     run has a key of the definitions alone, so that however often that happens there is one run.
     """
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         definitions = load_digests(connection)
     before, changes = _read_cursor(context.cursor)
     after: dict[str, dict[str, str]] = {table: {} for table in _WORDS}

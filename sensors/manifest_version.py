@@ -14,7 +14,7 @@ from raidhub_dagster.errors import MaintenanceError, TransientError
 from raidhub_dagster.jobs.manifest import manifest_job
 from raidhub_dagster.manifest.index import ask
 from raidhub_dagster.manifest.load import late_loads
-from raidhub_dagster.resources import BungieResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, BungieResource, PostgresResource
 from raidhub_dagster.schedules import request_unless_running
 from raidhub_dagster.storage import api_state
 
@@ -47,7 +47,7 @@ def follow_manifest(
     """
     seen = _read_cursor(context.cursor)
     is_due = seen is None or is_asked(now, seen.asked_at)
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         if is_due:
             destiny = api_state.read(connection).get(DESTINY)
             if destiny is not None and not destiny.enabled and destiny.age_s < 2 * POLL_S:

@@ -5,7 +5,7 @@ import dagster as dg
 from raidhub_dagster.jobs.recovery import recovery_missed_job
 from raidhub_dagster.jobs.running import unfinished_run
 from raidhub_dagster.recovery.backlog import look
-from raidhub_dagster.resources import PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, PostgresResource
 
 ABOVE, BELOW = "above", "below"
 
@@ -19,7 +19,7 @@ def follow_backlog(
     or a run is at work it stays as it is, so that the run comes as soon as that is over.
     """
     settings = postgres.open_settings()
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         backlog = look(connection, settings.crawl_ceiling)
     limit = settings.missed_backlog_rows
     said = f"{backlog.due} missed ids are due, a run starts beyond {limit}"

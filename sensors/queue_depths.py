@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 
@@ -12,6 +13,7 @@ from raidhub_dagster.messaging import topology
 from raidhub_dagster.messaging.overview import QueueState, overview
 from raidhub_dagster.monitoring.episodes import Limit, Reading
 from raidhub_dagster.resources import BrokerResource, DiscordResource
+from raidhub_dagster.stack.process import ask_all
 from sensors.episodes import bad, good, numbers, read_cursor, tell
 
 # Atlas itself slows down at 50 000; other queues are told where Prometheus' rule QueueGrowing is.
@@ -19,6 +21,8 @@ STORE_DEPTH = Limit((50_000, 500_000), over_at=5_000)
 DEPTH = Limit((10_000, 100_000, 1_000_000), over_at=1_000)
 # Hermes tells of each parked message while it runs; this tells that they are still there.
 PARKED = Limit((1, 100, 10_000), over_at=0)
+# For all questions of a tick: a broker that hangs accepts connections and holds pika for 30 s.
+ANSWER_LIMIT_S = 10.0
 # Ticks without an answer; a broker that restarts is away for one.
 AWAY = Limit((3,), over_at=0)
 
@@ -35,14 +39,14 @@ def report_queues(
     levels = numbers(before.get("levels"))
     known = before.get("seen")
     seen = dict(known) if isinstance(known, dict) else {}
-    try:
-        states = overview(broker.open_settings())
-    except TransientError as error:
+    question = partial(overview, broker.open_settings())
+    states = ask_all({"broker": question}, limit_s=ANSWER_LIMIT_S)["broker"]
+    if isinstance(states, TransientError):
         ticks = numbers(before).get("away", 0) + 1
-        levels = tell(discord, levels, [_away(ticks, str(error))])
-        context.log.warning("%s", error, extra={"action": "queues_not_seen"})
+        levels = tell(discord, levels, [_away(ticks, str(states))])
+        context.log.warning("%s", states, extra={"action": "queues_not_seen"})
         after = {"seen": seen, "levels": levels, "away": ticks}
-        return dg.SensorResult(skip_reason=str(error), cursor=json.dumps(after))
+        return dg.SensorResult(skip_reason=str(states), cursor=json.dumps(after))
     levels = tell(discord, levels, [_away(0, ""), *_readings(states)])
     moved = []
     for state in states:

@@ -9,13 +9,11 @@ from assets.analytics import OUTBOX, clickhouse_instance
 from assets.core import INSTANCE
 from raidhub_dagster.discord.messages import Fields
 from raidhub_dagster.monitoring.episodes import Limit, Reading
-from raidhub_dagster.resources import DiscordResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, DiscordResource, PostgresResource
 from raidhub_dagster.storage import api_state
 from raidhub_dagster.storage.progress import Stream, measure_stream
 from sensors.episodes import bad, good, numbers, read_cursor, tell
 
-# Of a tick's 30 s: PostgreSQL gets 10 a statement, of which there are three.
-STATEMENT_LIMIT_S = 8.0
 # Bungie is silent for 40 minutes at times, and an hour is what the game's own site is late at most.
 CRAWL_LAG_S = Limit((5_400, 6 * 3600, 24 * 3600), over_at=1_800)
 # The relay tells its own alerts at 10 and 15 minutes; this one also comes when no relay runs.
@@ -34,8 +32,8 @@ def report_health(
     can come: the crawl's episode neither begins nor ends.
     """
     before = read_cursor(context.cursor)
-    with postgres.connection() as connection:
-        stream = measure_stream(connection, limit_s=STATEMENT_LIMIT_S)
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
+        stream = measure_stream(connection)
         systems = api_state.read(connection)
     off = sorted(name for name in _CRAWLED if name in systems and not systems[name].enabled)
     levels = tell(discord, numbers(before.get("levels")), _readings(stream, bool(off)))

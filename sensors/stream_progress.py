@@ -6,11 +6,11 @@ import dagster as dg
 
 from assets import analytics, core, crawl
 from raidhub_dagster.errors import TransientError
-from raidhub_dagster.resources import ClickHouseResource, PostgresResource
+from raidhub_dagster.resources import TICK_LIMIT_S, ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.progress import Progress, clickhouse_progress, postgres_progress
 from sensors.episodes import read_cursor
 
-# A tick may take 60 s and plans for 30: 15 for PostgreSQL (the default there), 10 here.
+# Of the 30 s that a tick plans for.
 CLICKHOUSE_TIMEOUT_S = 10
 
 # What runs alone write has no stream to follow; whom ClickHouse fills, a run can rebuild as well.
@@ -38,7 +38,7 @@ def report_progress(
     The cursor is JSON, table -> [rows, newest id]; one that does not say that counts as the first
     tick. ClickHouse away is an observation too: the crawl goes on without it.
     """
-    with postgres.connection() as connection:
+    with postgres.connection(limit_s=TICK_LIMIT_S) as connection:
         progress = postgres_progress(connection)
     away = ""
     try:

@@ -228,7 +228,10 @@ def queue_recent(
 def level_changes(
     connection: Connection, after: int, *, now: datetime, limit: int
 ) -> list[LevelChange]:
-    """Changes of levels behind the one with id `after`, at most `limit`, the oldest first."""
+    """Changes of levels behind the one with id `after`, at most `limit`, the oldest first.
+
+    All of them when `after` is above every id.
+    """
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["find_level_changes"], {"after": after, "now": now, "limit": limit})
         return [LevelChange(*row) for row in cursor]

@@ -47,7 +47,7 @@ class Recovered:
 class Backlog(NamedTuple):
     """What a tick decides on."""
 
-    due: int  # rows that a run would ask for
+    due: int  # rows that a run would ask for, or gaps that it would sweep
     gate: str  # why the API must not be asked, "" when it may
 
 

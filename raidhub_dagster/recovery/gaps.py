@@ -1,6 +1,6 @@
 """The sweep of ranges that were jumped over: samples, then every id near those that are there.
 
-A gap is swept in rounds, a day apart, each with other samples, until a week has passed: reports
+A gap is swept in rounds, 20 hours apart, each with other samples, until a week has passed: reports
 may come days late, and a block of them may be shorter than the distance of two samples. Rules:
 docs/domain/crawl.md, "Recovery".
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
 from raidhub_dagster.errors import MaintenanceError, PermanentError
-from raidhub_dagster.recovery.backlog import Tell, newest_tried
+from raidhub_dagster.recovery.backlog import Backlog, Tell, closed_gate, newest_tried
 from raidhub_dagster.recovery.outcomes import Outcomes, Publisher, Tally
 from raidhub_dagster.recovery.visits import Visited, Visitors
 from raidhub_dagster.storage import gaps
@@ -25,7 +25,7 @@ STEP = 100  # between two samples
 CHUNK = 100 * STEP
 LONGEST = 200_000  # ids of a gap that is swept without being asked to
 MARGIN = 1000  # on both sides of a missed id
-AGAIN_S = 20 * 3600.0  # between two rounds; less than a day, so that a daily run finds it
+AGAIN_S = 20 * 3600.0  # between two rounds; eight fit into a week, five must be
 # Of the samples of two rounds; prime to STEP, so that a week's rounds spread evenly.
 _SHIFT = 37
 _TOLD_EVERY_S = 60.0
@@ -42,6 +42,12 @@ class Swept:
     done: int = 0  # gaps that did
     too_long: list[Gap] = field(default_factory=list)
     stopped: str = ""
+
+
+def look(connection: Connection, ceiling: int) -> Backlog:
+    """Gaps that a run would sweep, and whether the API is known to be switched off."""
+    listed = gaps.list_open(connection, until=newest_tried(connection, ceiling), again_s=AGAIN_S)
+    return Backlog(sum(gap.size <= LONGEST for gap in listed), closed_gate(connection))
 
 
 def sweep_gaps(

@@ -35,13 +35,20 @@ class Rng(Protocol):
 
 
 def connect(
-    settings: Settings, application_name: str, *, database: str | None = None
+    settings: Settings,
+    application_name: str,
+    *,
+    database: str | None = None,
+    limit_s: float | None = None,
 ) -> Connection:
     """A connection outside any transaction, UTC; the caller closes it.
 
-    Raises psycopg2.OperationalError when the server does not answer within 10 s.
+    Raises psycopg2.OperationalError when the server does not answer within 10 s. With `limit_s` a
+    statement that takes longer, waiting for a lock included, raises
+    psycopg2.errors.QueryCanceled.
     """
     password = settings.postgres_password
+    limit = "" if limit_s is None else f" -c statement_timeout={int(limit_s * 1000)}"
     return psycopg2.connect(
         host=settings.postgres_host,
         port=settings.postgres_port,
@@ -54,16 +61,18 @@ def connect(
         keepalives_idle=30,
         keepalives_interval=10,
         keepalives_count=3,
-        options="-c timezone=UTC",
+        options=f"-c timezone=UTC{limit}",
     )
 
 
-def connect_checked(settings: Settings, application_name: str) -> Connection:
+def connect_checked(
+    settings: Settings, application_name: str, *, limit_s: float | None = None
+) -> Connection:
     """`connect`, to a database that has what this code needs.
 
     Raises ConfigurationError when its schema is older, naming what lacks.
     """
-    connection = connect(settings, application_name)
+    connection = connect(settings, application_name, limit_s=limit_s)
     try:
         schema.require(connection)
     except BaseException:
@@ -86,9 +95,11 @@ def libpq_variables(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def connected(settings: Settings, application_name: str) -> Iterator[Connection]:
+def connected(
+    settings: Settings, application_name: str, *, limit_s: float | None = None
+) -> Iterator[Connection]:
     """`connect_checked`, closed at the end."""
-    connection = connect_checked(settings, application_name)
+    connection = connect_checked(settings, application_name, limit_s=limit_s)
     try:
         yield connection
     finally:

@@ -44,23 +44,18 @@ class Stream(NamedTuple):
     missed: dict[State, int]  # rows of every state that somebody still has to work on
 
 
-def measure_stream(connection: Connection, *, limit_s: float = 1.5) -> Stream:
-    """Takes milliseconds. Raises psycopg2.errors.QueryCanceled after `limit_s` a statement."""
+def measure_stream(connection: Connection) -> Stream:
+    """Takes milliseconds, two statements."""
     with connection, connection.cursor() as cursor:
-        cursor.execute(_POSTGRES["limit_statements"], {"limit_ms": str(int(limit_s * 1000))})
         cursor.execute(_POSTGRES["measure_stream"])
         (row,) = cursor.fetchall()
         missed = {s: rows for s, rows in count_by_state(cursor).items() if s in OPEN}
     return Stream._make((*row, missed))
 
 
-def postgres_progress(connection: Connection, *, limit_s: float = 15) -> list[Progress]:
-    """One Progress for each watched table of PostgreSQL, by name.
-
-    Raises psycopg2.errors.QueryCanceled after `limit_s`.
-    """
+def postgres_progress(connection: Connection) -> list[Progress]:
+    """One Progress for each watched table of PostgreSQL, by name."""
     with connection, connection.cursor() as cursor:
-        cursor.execute(_POSTGRES["limit_statements"], {"limit_ms": str(int(limit_s * 1000))})
         cursor.execute(_POSTGRES["measure_tables"])
         return [Progress(*row) for row in cursor.fetchall()]
 

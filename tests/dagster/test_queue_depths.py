@@ -1,6 +1,7 @@
 """What people see of the queues, and when they are told."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from raidhub_dagster.messaging.connection import connect
 from raidhub_dagster.resources import BrokerResource, DiscordResource
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
-from sensors.queue_depths import queue_depths_sensor
+from sensors.queue_depths import ANSWER_LIMIT_S, queue_depths_sensor
 from tests.support.webhook import Hook
 
 PARKED = topology.parked_queue(topology.PLAYER_CRAWL)
@@ -126,6 +127,17 @@ def test_tells_that_the_broker_is_away_and_back(tick: Ticks) -> None:
     assert tick.told == ["Dead letters wait", "RabbitMQ is away"]
     tick()
     assert tick.told == ["Dead letters wait", "RabbitMQ is away", "RabbitMQ is back"]
+
+
+def test_counts_a_broker_that_hangs_as_away(tick: Ticks) -> None:
+    """It accepts connections and says nothing: a tick that is killed tells nobody."""
+    tick()
+    with socket.create_server((HOST, 0)) as mute:
+        began = time.monotonic()
+        _, why = tick(rabbitmq_port=mute.getsockname()[1], rabbitmq_ui_port=free_port())
+        assert time.monotonic() - began < ANSWER_LIMIT_S + 5
+    assert why == "no answer within 10 s"
+    assert json.loads(tick.cursor or "")["away"] == 1
 
 
 @pytest.mark.parametrize(

@@ -206,16 +206,21 @@ def persistent() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def schedule_tick(given: Mapping[str, Any], instance: dg.DagsterInstance) -> Any:
+def schedule_tick(
+    given: Mapping[str, Any],
+    instance: dg.DagsterInstance,
+    name: str = "recovery_missed_schedule",
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC),
+) -> Any:
     repository = build_defs(resources(given)).get_repository_def()
     # Left open, it keeps its instance as that of every test that comes after.
     with dg.build_schedule_context(
         instance=instance,
-        scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
+        scheduled_execution_time=at,
         resources={"postgres": PostgresResource(settings=dict(given))},
         repository_def=repository,
     ) as context:
-        return repository.get_schedule_def("recovery_missed_schedule").evaluate_tick(context)
+        return repository.get_schedule_def(name).evaluate_tick(context)
 
 
 def test_the_schedule_starts_a_run_when_there_is_something_to_do(
@@ -236,10 +241,37 @@ def test_the_schedule_starts_a_run_when_there_is_something_to_do(
     assert "runs already" in schedule_tick(given, persistent).skip_message
 
 
-def _pretend_a_run(instance: dg.DagsterInstance) -> None:
-    instance.add_run(
-        dg.DagsterRun(job_name="recovery_missed_job", status=dg.DagsterRunStatus.STARTED)
-    )
+def test_a_new_gap_is_swept_within_a_quarter_of_an_hour(
+    settings: Settings, given: dict[str, Any], persistent: dg.DagsterInstance
+) -> None:
+    """Raids in it are missing until then; swept once, it waits for its next round."""
+
+    def tick(hour: int, minute: int) -> tuple[int, str]:
+        at = datetime(2026, 1, 1, hour, minute, tzinfo=UTC)
+        found = schedule_tick(given, persistent, "recovery_gaps_schedule", at)
+        return len(found.run_requests or ()), found.skip_message or ""
+
+    assert tick(0, 15) == (0, "no gap is due")
+    assert tick(4, 45) == (1, "")  # the neighbours of missed ids
+    open_gap(settings, FIRST_ID - 300_000, FIRST_ID - 1)
+    assert tick(0, 15) == (0, "no gap is due")  # too long: it fails a run once a day, not 96 times
+    open_gap(settings, FIRST_ID, FIRST_ID + 149)
+    assert tick(0, 15) == (1, "")
+    execute(settings, "UPDATE streaming.gap SET rounds = 1, swept_at = now() - '19 h'::interval")
+    assert tick(0, 15) == (0, "no gap is due")
+    execute(settings, "UPDATE streaming.gap SET swept_at = now() - '21 h'::interval")
+    assert tick(0, 15) == (1, "")
+    with connected(settings, "test") as connection:
+        api_state.record(connection, {"Destiny2": True, "Activities": False})
+    assert tick(4, 45) == (0, "the API is off: Activities; 1 gaps are due")
+    with connected(settings, "test") as connection:
+        api_state.record(connection, {"Destiny2": True, "Activities": True})
+    _pretend_a_run(persistent, "recovery_gaps_job")
+    assert "runs already" in tick(4, 45)[1]
+
+
+def _pretend_a_run(instance: dg.DagsterInstance, job_name: str = "recovery_missed_job") -> None:
+    instance.add_run(dg.DagsterRun(job_name=job_name, status=dg.DagsterRunStatus.STARTED))
 
 
 def sensor_tick(

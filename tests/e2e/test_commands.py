@@ -26,6 +26,12 @@ RAIDS = 150
 SIMULATOR = f"--calm --fault latency_ms=2 --raid-share 0.2 --players 300 --head {FIRST_ID + 3000}"
 ATLAS = "--workers 24 --block-size 100 --retry-scale 0.05"
 COMMANDS = job_commands()
+# Its own rows come from a model, and a model from months of raids.
+A_REVIEW = """
+INSERT INTO flagging.review_queue
+    (membership_id, instance_id, score, worth, reasons, model_version)
+SELECT membership_id, instance_id, 0.9, 1, '[]', 'test' FROM core.instance_player LIMIT 1
+"""
 
 
 class Shell:
@@ -86,24 +92,32 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             limit_s=300,
         )
         running.stop("atlas")
+        running.execute(A_REVIEW)
         yield Shell(running, folder)
+
+
+A_RAID = "SELECT min(instance_id) FROM core.instance"
+A_PLAYER = "SELECT min(membership_id) FROM core.player"
+# What the examples name of the real world, and the statement that answers its like here.
+OURS = {
+    "process_single_pgcr": ("id", A_RAID),
+    "clear_player": ("players", A_PLAYER),
+    "recheck_instance": ("instances", A_RAID),
+    "recheck_player": ("players", A_PLAYER),
+    "recheck_raised": ("players", A_PLAYER),
+    "decide_review": ("ids", "SELECT min(id) FROM flagging.review_queue"),
+}
 
 
 def config_for(command: JobCommand, shell: Shell) -> Path | None:
     """The example, as a copy with an id of this world where it has one of the real world."""
-    if command.config is None:
-        return None
-    config = yaml.safe_load(command.config.read_text("utf-8"))
-    if command.job == "process_single_pgcr":
-        config["ops"][command.job]["config"]["id"] = shell.running.number(
-            "SELECT min(instance_id) FROM core.instance"
-        )
-    elif command.job == "clear_player":
-        config["ops"][command.job]["config"]["players"] = [
-            shell.running.number("SELECT min(membership_id) FROM core.player")
-        ]
-    else:
+    if command.config is None or command.job not in OURS:
         return command.config
+    config = yaml.safe_load(command.config.read_text("utf-8"))
+    values = config["ops"][command.job]["config"]
+    field, statement = OURS[command.job]
+    found = shell.running.number(statement)
+    values[field] = [found] if isinstance(values[field], list) else found
     copy = shell.folder / command.config.name
     copy.write_text(yaml.safe_dump(config), "utf-8")
     return copy

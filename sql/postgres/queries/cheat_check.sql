@@ -226,10 +226,13 @@ ORDER BY instance_id;
 
 -- name: find_level_changes
 -- Primary key, backwards to the cursor. An id is drawn before its transaction commits, so that a
--- smaller one may come later: changes younger than a minute wait for the next call.
+-- smaller one may come later: changes younger than a minute wait for the next call. A cursor above
+-- every id is that of another database, or of one before its restore: it starts over.
 SELECT id, membership_id, old_level, new_level
 FROM streaming.cheat_level_change
-WHERE id > %(after)s AND changed_at < %(now)s - interval '1 minute'
+WHERE id > CASE WHEN %(after)s <= (SELECT max(id) FROM streaming.cheat_level_change)
+                THEN %(after)s ELSE 0 END
+  AND changed_at < %(now)s - interval '1 minute'
 ORDER BY id
 LIMIT %(limit)s;
 

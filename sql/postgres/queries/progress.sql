@@ -1,7 +1,3 @@
--- name: limit_statements
--- A tick of the sensor has a budget of 30 s; a measurement that waits longer than this is a failure worth seeing.
-SELECT set_config('statement_timeout', %(limit_ms)s, true);
-
 -- name: measure_tables
 -- One row a table that the stream writes. Every part is bounded: newest ids come from the end of a primary key, waiting
 -- rows from partial indexes, and no count reads more than 100 001 rows (about 10 ms). Beyond that the planner's estimate,
