@@ -5,12 +5,13 @@ Each fixture returns overrides for Settings, so that a test combines what it nee
 """
 
 import http.client
+import re
 import secrets
 import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -163,21 +164,33 @@ def clickhouse_server(server_folder: Path) -> Iterator[Overrides]:
 
 @pytest.fixture
 def clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iterator[Overrides]:
-    """A database of the test's own with all migrations applied; their lock is in PostgreSQL."""
+    """A database of the test's own with all migrations applied."""
     with own_clickhouse(clickhouse_server, postgres_server) as own:
         yield own
 
 
 @contextmanager
 def own_clickhouse(clickhouse_server: Overrides, postgres_server: Overrides) -> Iterator[Overrides]:
-    """A migrated database, for whatever shares it."""
+    """A migrated database, for whatever shares it: the template's statements, run once more.
+
+    0.6 s for each test; the migrations themselves, which ask the engine more, take 1.0 s.
+    """
     name = f"test_{next(_databases)}"
     own: Overrides = {**clickhouse_server, "clickhouse_db": name}
-    client = clickhouse_client.connect(make_settings(own), "pytest", database="default")
-    try:
+    with closing(
+        clickhouse_client.connect(make_settings(own), "pytest", database="default")
+    ) as client:
+        if not client.command("EXISTS DATABASE template"):
+            migrate_clickhouse(
+                make_settings(postgres_server, clickhouse_server, clickhouse_db="template")
+            )
+        made = client.query(
+            "SELECT create_table_query FROM system.tables WHERE database = 'template'"
+            " ORDER BY engine = 'MaterializedView'"
+        )
         client.command(f"CREATE DATABASE {name}")
-        migrate_clickhouse(make_settings(postgres_server, own))
+        for (statement,) in made.result_rows:
+            client.command(re.sub(r"\btemplate\.", f"{name}.", statement))
+        client.command(f"INSERT INTO {name}.schema_versions SELECT * FROM template.schema_versions")
         yield own
         client.command(f"DROP DATABASE {name}")
-    finally:
-        client.close()
