@@ -133,7 +133,7 @@ CODES: dict[int, Code] = {
     2103: Code("ApplicationDisabled", _C.KEY_PROBLEM),
     2104: Code("ApplicationExceededMax", _C.KEY_PROBLEM),
     2105: Code("ApplicationDisallowedByScope", _C.KEY_PROBLEM),
-    2106: Code("AuthorizationCodeInvalid", _C.PERMANENT),
+    2106: Code("AuthorizationCodeInvalid", _C.KEY_PROBLEM),
     2107: Code("OriginHeaderDoesNotMatchKey", _C.KEY_PROBLEM),
     2108: Code("AccessNotPermittedByApplicationScope", _C.KEY_PROBLEM),
     2111: Code("AccessTokenHasExpired", _C.PERMANENT),

@@ -18,6 +18,10 @@ def sequence(first: str, count: int) -> list[str]:
         base = ipaddress.ip_address(first)
     except ValueError:
         raise ConfigurationError(f"IPV6: {first!r} is no IP address") from None
+    if "%" in first:  # counted up, the others would lose it
+        raise ConfigurationError(f"IPV6: {first} names a zone; give an address without one")
+    if base.is_multicast or base.is_unspecified:
+        raise ConfigurationError(f"IPV6: nothing can be sent from {first}")
     try:
         return [str(base + number) for number in range(count)]
     except ipaddress.AddressValueError:

@@ -49,12 +49,12 @@ def page(title: str) -> bytes:
 EXTERNAL_CODES = [
     2, 3, 20, 22, 23, 27, 30, 38, 42, *range(1602, 1607), 1618, 1626, 1628, 1643, 1649, 1651, 1652,
     1665, 1688, 205,
-    4, 24, 43, 46, 47, 48, 52, 53, 58, 59, 217, 622, 630, 686, 1600, 1601, 1620, 2012, 2106, 2126,
+    4, 24, 43, 46, 47, 48, 52, 53, 58, 59, 217, 622, 630, 686, 1600, 1601, 1620, 2012, 2126,
     6, 13, 999, 123456, -7,
 ]  # fmt: skip
 KINDS = {
     **dict.fromkeys(EXTERNAL_CODES, Kind.EXTERNAL_ERROR),
-    **dict.fromkeys([*range(2100, 2106), 2107, 2108, 10, 99], Kind.EXTERNAL_ERROR),
+    **dict.fromkeys([*range(2100, 2109), 10, 99], Kind.EXTERNAL_ERROR),
     5: Kind.SYSTEM_DISABLED,
     12: Kind.INSUFFICIENT_PRIVILEGES,
     **dict.fromkeys([1653, 11, 21], Kind.NOT_FOUND),
@@ -307,10 +307,10 @@ CLASSES = {
     CodeClass.PRIVATE: [1665],
     CodeClass.PERMANENT: [
         4, 7, 8, 9, 18, 19, 24, 43, 48, 46, 47, 205, 217, *range(1607, 1610), *range(1612, 1618),
-        1644, 1630, 1631, 1662, *range(1668, 1671), 1682, 2106, 2111, 2115, *range(2123, 2127),
+        1644, 1630, 1631, 1662, *range(1668, 1671), 1682, 2111, 2115, *range(2123, 2127),
     ],
     CodeClass.MAINTENANCE: [5],
-    CodeClass.KEY_PROBLEM: [10, 99, *range(2100, 2106), 2107, 2108],
+    CodeClass.KEY_PROBLEM: [10, 99, *range(2100, 2109)],
     CodeClass.BLOCKED: [12],
 }  # fmt: skip
 

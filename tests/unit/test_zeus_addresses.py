@@ -7,6 +7,8 @@ import pytest
 from raidhub_dagster.errors import ConfigurationError
 from streaming.zeus.addresses import check, elsewhere, family, sequence
 
+_NO_SOURCES = ["fe80::1%eth0", "ff02::1", "224.0.0.1", "::", "0.0.0.0"]  # noqa: S104  refused
+
 
 def test_addresses_are_counted_up_from_the_first() -> None:
     assert sequence("2001:db8::fffe", 3) == ["2001:db8::fffe", "2001:db8::ffff", "2001:db8::1:0"]
@@ -14,7 +16,9 @@ def test_addresses_are_counted_up_from_the_first() -> None:
     assert [family(a) for a in ("::1", "127.0.0.1")] == [socket.AF_INET6, socket.AF_INET]
 
 
-@pytest.mark.parametrize("first", ["2001:db8::/64", "here", "300.1.1.1", "255.255.255.250"])
+@pytest.mark.parametrize(
+    "first", ["2001:db8::/64", "here", "300.1.1.1", "255.255.255.250", *_NO_SOURCES]
+)
 def test_what_is_no_address_is_told_by_the_variables_name(first: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^IPV6: "):
         sequence(first, 16)
