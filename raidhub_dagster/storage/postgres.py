@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Protocol, TypeVar
 
 import psycopg2
@@ -117,7 +117,7 @@ def alone(settings: Settings, application_name: str, work: str) -> Iterator[None
     The lock has a connection of its own, so that what the block does on others, rolling back
     included, cannot lose it. Raises BusyError at once when it is taken.
     """
-    with connected(settings, application_name) as connection:
+    with closing(connect(settings, application_name)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(_SQL["try_lock_work"], {"name": work})

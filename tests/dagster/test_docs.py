@@ -222,8 +222,12 @@ def test_statements_of_handbook_and_runbook_run(
         connection.cursor() as cursor,
     ):
         for page, number, block in STATEMENTS:
+            is_whole = "CONCURRENTLY" not in block  # which no transaction may hold
+            connection.rollback()
+            connection.autocommit = not is_whole
             try:
-                cursor.execute(block.replace("COMMIT;", ""))
+                for statement in [block.replace("COMMIT;", "")] if is_whole else block.split(";"):
+                    if statement.strip():
+                        cursor.execute(statement)
             except psycopg2.Error as error:
                 raise AssertionError(f"{page}, statement {number}: {error}") from error
-        connection.rollback()

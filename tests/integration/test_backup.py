@@ -301,8 +301,9 @@ def test_a_foreign_database_is_refused_without_force(
     backup: Path, target: Settings, statement: str, holds: str
 ) -> None:
     make_database(target)
-    with connected(target, "pytest") as connection, connection, connection.cursor() as cursor:
+    with closing(connect(target, "pytest")) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
+        connection.commit()
     with pytest.raises(ConfigurationError, match=holds):
         restore(target, backup)
 

@@ -186,7 +186,7 @@ def test_the_writer_stores_ranks_prunes_and_verifies(
         "CREATE INDEX mine ON core.player (clears)",
         "GRANT pg_read_all_data TO CURRENT_USER",
         "REFRESH MATERIALIZED VIEW leaderboard.clan_leaderboard",
-        "SELECT * FROM public._yoyo_migration",
+        "DELETE FROM public._yoyo_migration",
         "SELECT pg_read_file('/etc/passwd')",
         "COPY raw.pgcr TO PROGRAM 'true'",
         "SELECT rolpassword FROM pg_authid",
@@ -235,7 +235,7 @@ def test_a_later_function_is_for_those_who_have_a_role(
         "SELECT streaming.refresh_leaderboard('clan_leaderboard')",
         "SELECT streaming.drop_leaderboard_copy('clan_leaderboard')",
         "CREATE TEMPORARY TABLE mine (id int)",
-        "SELECT * FROM public._yoyo_migration",
+        "DELETE FROM public._yoyo_migration",
         "SELECT * FROM streaming.cheat_model",
     ],
 )

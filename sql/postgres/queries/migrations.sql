@@ -51,9 +51,7 @@ REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schemas} FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
 -- name: grant_read
--- Default privileges cover what later migrations create. Whoever runs our code looks first which
--- migrations were applied.
-GRANT SELECT ON _yoyo_migration TO PUBLIC;
+-- Default privileges cover what later migrations create.
 GRANT CONNECT ON DATABASE {database} TO {role};
 GRANT USAGE ON SCHEMA {schemas} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {schemas} TO {role};
@@ -62,7 +60,10 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA {schemas} GRANT SELECT ON TABLES TO {role};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {schemas} GRANT EXECUTE ON FUNCTIONS TO {role};
 
 -- name: grant_write
--- Rows of every kind and no table: neither TRUNCATE, which skips the outbox, nor any DDL.
+-- Rows of every kind and no table: neither TRUNCATE, which skips the outbox, nor any DDL. Whoever
+-- runs our code looks first which migrations were applied.
+GRANT USAGE ON SCHEMA public TO {role};
+GRANT SELECT ON _yoyo_migration TO {role};
 GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schemas} TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schemas} TO {role};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {schemas} GRANT INSERT, UPDATE, DELETE ON TABLES TO {role};
