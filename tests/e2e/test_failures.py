@@ -78,6 +78,7 @@ class Failure:
     end: Callable[[Stack], object]
     requests_per_s: float
     fetches: int = 0  # of what is published meanwhile, which goes on as usual
+    told: str = ""  # the alert that a person must get, once
 
 
 def is_paused(running: Stack) -> bool:
@@ -177,7 +178,7 @@ FAILURES = (
     ill_api("truncated gzip", truncated=1.0),
     ill_api("connection resets", reset=1.0),
     Failure("maintenance", maintenance(True), is_paused, maintenance(False), 15),
-    Failure("wrong API key", refuse_key, is_paused, correct_key, 15),
+    Failure("wrong API key", refuse_key, is_paused, correct_key, 15, told="API Key Quarantined"),
     Failure("log disk full", fill_disk, is_paused, free_disk, 15),
     *map(away, AWAY),
 )
@@ -227,6 +228,7 @@ def test_an_hour_of_failures_changes_nothing(stack: Stack) -> None:
 
 def live_through(stack: Stack, failure: Failure, *, hold_s: float) -> None:
     stack.move_head(IDS)
+    told = len(stack.hook.got)
     failure.begin(stack)
     is_published = stack.is_published()
     if is_published:
@@ -253,6 +255,9 @@ def live_through(stack: Stack, failure: Failure, *, hold_s: float) -> None:
         # What `raidhub verify` does.
         differing = [f for f in verify(connection, client, sample=50, wait_s=90) if not f.is_equal]
         assert differing == []
+    if failure.told:
+        titles = [message["embeds"][0]["title"] for message in stack.hook.got[told:]]
+        assert titles.count(failure.told) == 1, titles
     assert_told_no_more_than_documented(stack)
 
 

@@ -20,7 +20,7 @@ from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage.postgres import connect
 
 FIRST_ID = 16_790_000_001
-_DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code")
+DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code")
 
 
 def free_base() -> int:
@@ -147,7 +147,7 @@ def system(
     *,
     simulator: str,
     atlas: str | None = None,
-    without: Collection[str] = _DAGSTER,
+    without: Collection[str] = DAGSTER,
     limit_s: float = 180,
     **variables: str,
 ) -> Iterator[System]:
