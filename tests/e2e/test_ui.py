@@ -53,7 +53,7 @@ class DagsterProcess:
         pass
 
     def launch(self) -> Launch:
-        return Launch(self.command, ROOT, self.environment)
+        return Launch(self.command, ROOT, self.environment, is_ours=True)
 
     def probe(self) -> None:
         self.ask()
