@@ -14,7 +14,7 @@ from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_CHARACTER_WEAPON, PLAYER
 from assets.definitions import ACTIVITY_VERSION
-from assets.tables import OWNERS, RETRY, shown, table
+from assets.tables import OWNERS, RETRY, Checked, shown, table
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.clickhouse_rebuild import (
@@ -40,10 +40,6 @@ OUTBOX = table(
     "Waiting are the unsent ones, the lag is the age of the oldest.",
     deps=[INSTANCE, INSTANCE_CHARACTER_WEAPON],
 )
-
-
-# What an asset that brings its own check returns: beside checks Dagster refuses a type parameter.
-Checked = dg.MaterializeResult
 
 
 def key_of(name: str) -> dg.AssetKey:

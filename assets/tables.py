@@ -9,6 +9,9 @@ OWNERS = ["team:raidhub"]
 # For lost connections and locks; what fails again by itself is not tried again (failures.py).
 RETRY = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
 
+# What an asset that brings its own check returns: beside checks Dagster refuses a type parameter.
+Checked = dg.MaterializeResult
+
 
 def table(
     name: str,

@@ -48,6 +48,11 @@ class Reprocessed:
     def wrong(self) -> int:
         return self.reports - self.states[State.EQUAL] - self.states[State.WAITING]
 
+    @property
+    def left(self) -> int:
+        """Those that are wrong still: in a preview all, else what could not be repaired."""
+        return self.wrong - self.outcomes.total() + self.outcomes[Outcome.CONFLICT]
+
     def fields(self) -> list[Row]:
         """Up to five differences of each field, with the number of all of them."""
         return [

@@ -226,7 +226,8 @@ def test_reprocessing_previews_and_repairs_its_block(
     load(defs, instance)
     world.run("UPDATE core.instance SET score = 5 WHERE instance_id = %s", [FIRST + 10])
     what = (defs, instance, "reprocessing_job", REPROCESSED_PGCR_KEY, BLOCK)
-    _, metadata = run(*what)
+    done, metadata = run(*what)
+    assert evaluations(done) == {"reprocessed_pgcr_leaves_none_wrong": False}
     counts = {name: metadata[name] for name in ("dagster/row_count", "wrong_reports", "dry_run")}
     assert counts == {"dagster/row_count": 20, "wrong_reports": 1, "dry_run": True}
     assert "preview: nothing was changed" in metadata["report"]
@@ -234,7 +235,8 @@ def test_reprocessing_previews_and_repairs_its_block(
     assert world.rows("SELECT count(*) FROM core.instance WHERE score = 5") == [(1,)]
     _, metadata = run(*what, dry_run=False, last_id=FIRST + 9)
     assert (metadata["dagster/row_count"], metadata["repaired_reports"]) == (1, 0)
-    _, metadata = run(*what, dry_run=False)
+    done, metadata = run(*what, dry_run=False)
+    assert evaluations(done) == {"reprocessed_pgcr_leaves_none_wrong": True}
     assert metadata["repaired_reports"] == 1
     assert world.rows("SELECT count(*) FROM core.instance WHERE score = 5") == [(0,)]
     _, metadata = run(*what)

@@ -24,14 +24,6 @@ TABLE_STORES = {"postgres", "clickhouse"}
 CODE = "dagster/code_references"
 OWNERS = ["team:raidhub"]
 
-# No tables of their own: files and reports that their step checks before it tells of them.
-CHECKED_BY_THEIR_STEP = {
-    "bungie/manifest_database",
-    "bungie/manifest_version",
-    "bungie/unknown_raid_hashes",
-    "postgres/cheat_report",
-    "postgres/reprocessed_pgcr",
-}
 # They read the manifest's file, whose folder the resource knows, and ask the API nothing.
 ASK_NOTHING = {
     "postgres__activity_feat_definitions",
@@ -78,7 +70,7 @@ def ops() -> Iterator[dg.OpDefinition]:
         ("our owner", lambda n: n.owners == OWNERS),
         ("its store as kind", lambda n: n.key.path[0] in n.kinds),
         ("a group with a name", lambda n: n.group_name and n.group_name != "default"),
-        ("a check", lambda n: n.check_keys or name(n.key) in CHECKED_BY_THEIR_STEP),
+        ("a check", lambda n: n.check_keys),
     ],
 )  # fmt: skip
 def test_every_asset_has(what: str, rule: Callable[[Any], object]) -> None:
