@@ -19,7 +19,7 @@ from raidhub_dagster.archives.source import read_span
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.resources import ArchiveResource, PostgresResource
-from raidhub_dagster.storage.reprocess import Reprocessed, reprocess
+from raidhub_dagster.storage.reprocess import Reprocessed, check_order, reprocess
 
 ARCHIVE_FILES = dg.DynamicPartitionsDefinition(name="archive_file")
 PGCR_BLOCKS = dg.DynamicPartitionsDefinition(name="pgcr_block")
@@ -145,6 +145,7 @@ def reprocessed_pgcr(
             )
 
     with dagster_failures(), postgres.work(f"reprocess {name}") as connection:
+        check_order(config.first_id, config.last_id, "first_id", "last_id")
         found = reprocess(connection, first, last, dry_run=config.dry_run, tell=tell)
     report = Report(
         f"Reports {first} to {last}",

@@ -241,6 +241,9 @@ def test_reprocessing_previews_and_repairs_its_block(
     assert world.rows("SELECT count(*) FROM core.instance WHERE score = 5") == [(0,)]
     _, metadata = run(*what)
     assert (metadata["wrong_reports"], metadata["repaired_reports"]) == (0, 0)
+    done, _ = run(*what, first_id=FIRST + 9, last_id=FIRST)
+    (failure,) = [e for e in done.all_events if e.is_step_failure]
+    assert f"first_id {FIRST + 9} is above last_id {FIRST}" in str(failure.step_failure_data.error)
 
 
 def test_the_repair_of_skulls_runs_from_a_shell(postgres: dict[str, Any], tmp_path: Path) -> None:
