@@ -13,6 +13,7 @@ import pytest
 from raidhub_dagster.daemon import POOLS
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.repair import ALONE_TAG
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.clickhouse import connect as connect_clickhouse
 from raidhub_dagster.storage.columns import columns
@@ -116,6 +117,15 @@ def test_every_job_is_explained_and_ends() -> None:
     """A job without a limit that hangs holds its pool until somebody looks."""
     assert broken(JOBS, lambda j: j.description, lambda j: j.name) == []
     assert broken(JOBS, lambda j: "dagster/max_runtime" in j.tags, lambda j: j.name) == []
+
+
+def test_no_job_runs_beside_itself() -> None:
+    """Two of them do the same work twice, or the second fails on the lock of the first.
+
+    Archives are apart: a run each, as many as the pool has places.
+    """
+    several = [job.name for job in JOBS if ALONE_TAG not in job.tags]
+    assert several == ["archives_job", "reprocessing_job"]
 
 
 def test_jobs_of_ops_stop_vain_retries() -> None:
