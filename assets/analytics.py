@@ -14,7 +14,7 @@ from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_CHARACTER_WEAPON, PLAYER
 from assets.definitions import ACTIVITY_VERSION
-from assets.tables import OWNERS, RETRY, Checked, shown, table
+from assets.tables import DAILY, OWNERS, RETRY, WEEKLY, Checked, shown, table
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.clickhouse_rebuild import (
@@ -221,6 +221,7 @@ RELATIONS = "player_relation_weights_bidirectional"
     check_specs=[check_of(RELATIONS)],
     pool=POOL,
     retry_policy=RETRY,
+    freshness_policy=WEEKLY,
 )
 def player_relation_weights_bidirectional(
     config: RelationsConfig, postgres: PostgresResource, clickhouse: ClickHouseResource
@@ -250,6 +251,7 @@ DIRTY_DAYS = dg.AssetKey(["postgres", "clickhouse_dirty_day"])
     metadata={"dagster/table_name": "streaming.clickhouse_dirty_day"},
     pool=POOL,
     retry_policy=RETRY,
+    freshness_policy=DAILY,
 )
 def clickhouse_dirty_day(
     context: dg.AssetExecutionContext, postgres: PostgresResource, clickhouse: ClickHouseResource

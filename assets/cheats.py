@@ -6,6 +6,7 @@ docs/domain/cheat-levels.md. Levels only rise here, the blacklist only grows.
 
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -34,6 +35,8 @@ REPORT_CHECK = dg.AssetCheckSpec(
     description="No flag has a bit that this release cannot name: another release's reasons would "
     "be missing from the report.",
 )
+# The longest way between two of the four runs a day is 8 h.
+_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=10))
 _SHOWN = 20
 _MOST_CONNECTIONS = 4  # the threads mostly wait for the API
 _ALONE = "cheat_levels"  # two runs at once would judge by half-written counts
@@ -100,6 +103,7 @@ def player_flag_stats(
     metadata={"dagster/table_name": "core.player"},
     pool="bungie",
     retry_policy=RETRY,
+    freshness_policy=_FRESH,
 )
 def player_cheat_levels(
     context: dg.AssetExecutionContext,
@@ -178,6 +182,7 @@ def player_cheat_levels(
     metadata={"dagster/table_name": "flagging.blacklist_instance"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=_FRESH,
 )
 def blacklisted_instances(
     context: dg.AssetExecutionContext, config: FlagStatsConfig, postgres: PostgresResource

@@ -119,6 +119,35 @@ def test_every_job_is_explained_and_ends() -> None:
     assert broken(JOBS, lambda j: "dagster/max_runtime" in j.tags, lambda j: j.name) == []
 
 
+def test_what_a_schedule_writes_has_to_be_fresh() -> None:
+    """A schedule that somebody switched off is noticed by nobody, until ranks are a month old."""
+    by_a_person_or_on_demand = {
+        "archive/pgcr_archive",
+        "postgres/reprocessed_pgcr",
+        "postgres/cheat_recheck",
+        "postgres/missed_pgcrs",  # while ids are due
+    }
+    followed = {  # a step of a chain whose end has to be fresh, or a sensor's
+        "postgres/player_flag_stats",
+        "postgres/cheat_report",
+        *(name(n.key) for n in NODES if n.group_name == "manifest"),
+        "clickhouse/cheat_features",  # only with the extra `ml`
+        "postgres/cheat_model",
+        "postgres/review_queue",
+        *(  # ClickHouse fills them from `instance`
+            f"clickhouse/{t}"
+            for t in ("player_population_by_hour", "clear_time_by_day", "weapon_meta_by_hour")
+        ),
+    }
+    assert [
+        name(n.key)
+        for n in NODES
+        if n.is_executable
+        and n.freshness_policy is None
+        and name(n.key) not in by_a_person_or_on_demand | followed
+    ] == []
+
+
 def test_no_job_runs_beside_itself() -> None:
     """Two of them do the same work twice, or the second fails on the lock of the first.
 
