@@ -39,11 +39,11 @@ class Hasty(PostgresResource):
 
 
 REPOSITORY = build_defs().get_repository_def()
-READERS = sorted(
-    tick.name
-    for tick in (*REPOSITORY.sensor_defs, *REPOSITORY.schedule_defs)
-    if "postgres" in tick.required_resource_keys
-)
+TICKS: list[dg.SensorDefinition | dg.ScheduleDefinition] = [
+    *REPOSITORY.sensor_defs,
+    *REPOSITORY.schedule_defs,
+]
+READERS = sorted(tick.name for tick in TICKS if "postgres" in tick.required_resource_keys)
 
 
 @pytest.fixture
