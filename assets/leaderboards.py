@@ -142,6 +142,7 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     description="Every player's score from the best rank in each world-first race, 0 without one: "
     "the column wfr_score of core.player. Rows are the players above 0.",
     deps=[world_first_contest_leaderboard, PLAYER],
+    metadata={"dagster/table_name": "core.player"},
     pool="postgres_refresh",
     retry_policy=RETRY,
     freshness_policy=DAILY,

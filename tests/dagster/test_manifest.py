@@ -138,6 +138,8 @@ def test_one_job_brings_everything_to_the_published_version(
     assert found["postgres/weapon_definitions"]["dagster/row_count"] == weapons > 100
     assert found["postgres/activity_feat_definitions"]["dagster/row_count"] == 13
     assert found["bungie/unknown_raid_hashes"]["dagster/row_count"] == 0
+    assert version["dagster/row_count"] == 1
+    assert found["bungie/manifest_database"]["dagster/row_count"] > weapons
     assert {m["version"] for key, m in found.items() if "clickhouse" not in key} == {
         version["version"]
     }
