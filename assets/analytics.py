@@ -14,7 +14,7 @@ from pydantic import Field
 
 from assets.core import INSTANCE, INSTANCE_CHARACTER_WEAPON, PLAYER
 from assets.definitions import ACTIVITY_VERSION
-from assets.tables import OWNERS, RETRY, shown, table
+from assets.tables import DAILY, OWNERS, RETRY, WEEKLY, Checked, shown, table
 from raidhub_dagster.execution import HEAVY_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
@@ -41,10 +41,6 @@ OUTBOX = table(
     "Waiting are the unsent ones, the lag is the age of the oldest.",
     deps=[INSTANCE, INSTANCE_CHARACTER_WEAPON],
 )
-
-
-# What an asset that brings its own check returns: beside checks Dagster refuses a type parameter.
-Checked = dg.MaterializeResult
 
 
 def key_of(name: str) -> dg.AssetKey:
@@ -228,6 +224,7 @@ RELATIONS = "player_relation_weights_bidirectional"
     pool=POOL,
     op_tags=HEAVY_STEP,
     retry_policy=RETRY,
+    freshness_policy=WEEKLY,
 )
 def player_relation_weights_bidirectional(
     config: RelationsConfig, postgres: PostgresResource, clickhouse: ClickHouseResource
@@ -258,6 +255,7 @@ DIRTY_DAYS = dg.AssetKey(["postgres", "clickhouse_dirty_day"])
     pool=POOL,
     op_tags=HEAVY_STEP,
     retry_policy=RETRY,
+    freshness_policy=DAILY,
 )
 def clickhouse_dirty_day(
     context: dg.AssetExecutionContext, postgres: PostgresResource, clickhouse: ClickHouseResource

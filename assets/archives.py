@@ -12,7 +12,7 @@ from pydantic import Field
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER
 from assets.crawl import PGCR
 from assets.definitions import ACTIVITY_VERSION
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, Checked, shown
 from raidhub_dagster.archives.importing import Limits, Told, import_archive
 from raidhub_dagster.archives.progress import first_refusals
 from raidhub_dagster.archives.source import read_span
@@ -20,13 +20,20 @@ from raidhub_dagster.execution import HEAVY_STEP
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.resources import ArchiveResource, PostgresResource
-from raidhub_dagster.storage.reprocess import Reprocessed, reprocess
+from raidhub_dagster.storage.reprocess import Reprocessed, check_order, reprocess
 
 ARCHIVE_FILES = dg.DynamicPartitionsDefinition(name="archive_file")
 PGCR_BLOCKS = dg.DynamicPartitionsDefinition(name="pgcr_block")
 
 PGCR_ARCHIVE_KEY = dg.AssetKey(["archive", "pgcr_archive"])
 REPROCESSED_PGCR_KEY = dg.AssetKey(["postgres", "reprocessed_pgcr"])
+
+REPROCESSED_CHECK = dg.AssetCheckSpec(
+    "reprocessed_pgcr_leaves_none_wrong",
+    asset=REPROCESSED_PGCR_KEY,
+    description="The rows of every kept report of the block are what today's parser says; a "
+    "preview leaves them as they are.",
+)
 
 
 class ArchiveConfig(dg.Config):
@@ -118,13 +125,14 @@ class ReprocessConfig(dg.Config):
     deps=[PGCR, INSTANCE, INSTANCE_PLAYER, PLAYER],
     metadata={"dagster/table_name": "raw.pgcr"},
     partitions_def=PGCR_BLOCKS,
+    check_specs=[REPROCESSED_CHECK],
     pool="archives",
     op_tags=HEAVY_STEP,
     retry_policy=RETRY,
 )
 def reprocessed_pgcr(
     context: dg.AssetExecutionContext, config: ReprocessConfig, postgres: PostgresResource
-) -> dg.MaterializeResult[None]:
+) -> Checked:  # type: ignore[type-arg]
     name = context.partition_key
     span = read_span(name)
     first, last = max(span.first_id, config.first_id), min(span.last_id, config.last_id)
@@ -140,6 +148,7 @@ def reprocessed_pgcr(
             )
 
     with dagster_failures(), postgres.work(f"reprocess {name}") as connection:
+        check_order(config.first_id, config.last_id, "first_id", "last_id")
         found = reprocess(connection, first, last, dry_run=config.dry_run, tell=tell)
     report = Report(
         f"Reports {first} to {last}",
@@ -152,14 +161,24 @@ def reprocessed_pgcr(
         {"Differences": found.fields(), "Problems": found.problems()},
         is_preview=config.dry_run,
     )
-    return dg.MaterializeResult(
+    return Checked(
         metadata={
             "dagster/row_count": found.reports,
             "wrong_reports": found.wrong,
             "repaired_reports": found.outcomes.total(),
             "dry_run": config.dry_run,
             "report": dg.MetadataValue.md(report.markdown()),
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=REPROCESSED_CHECK.name,
+                asset_key=REPROCESSED_PGCR_KEY,
+                passed=found.left == 0,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{found.left} reports of {name} are wrong" if found.left else None,
+                metadata={"wrong": found.left, "at_most": 0},
+            )
+        ],
     )
 
 

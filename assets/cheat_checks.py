@@ -12,7 +12,7 @@ from assets.analytics import DAYS
 from assets.core import INSTANCE, INSTANCE_CHARACTER, INSTANCE_CHARACTER_WEAPON, INSTANCE_PLAYER
 from assets.definitions import ACTIVITY_VERSION
 from assets.manifest import weapon_definitions
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import DAILY, OWNERS, RETRY, shown
 from raidhub_dagster.cheat_detection.norms import refresh_norms
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_detection.recheck import Difference, instances_of_day, recheck
@@ -36,6 +36,7 @@ CHEAT_RECHECK_KEY = dg.AssetKey(["postgres", "cheat_recheck"])
     metadata={"dagster/table_name": "streaming.activity_norm"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=DAILY,
 )
 def activity_norm(postgres: PostgresResource) -> dg.MaterializeResult[None]:
     with dagster_failures(), postgres.connection() as connection:

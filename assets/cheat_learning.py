@@ -13,7 +13,7 @@ from pydantic import Field
 from assets.analytics import clickhouse_instance
 from assets.charts import Bar, bar_chart
 from assets.core import INSTANCE, PLAYER
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, Checked, shown
 from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.cheat_learning.artifact import load_model, newest
 from raidhub_dagster.cheat_learning.labels import window_of
@@ -60,7 +60,7 @@ class FeaturesConfig(dg.Config):
 )
 def cheat_features(
     config: FeaturesConfig, postgres: PostgresResource, clickhouse: ClickHouseResource
-) -> dg.MaterializeResult:  # type: ignore[type-arg]  # beside checks Dagster refuses a parameter
+) -> Checked:  # type: ignore[type-arg]
     until = datetime.now(UTC)
     with (
         dagster_failures(),
@@ -74,7 +74,7 @@ def cheat_features(
             since=until - timedelta(days=config.days),
             until=until,
         )
-    return dg.MaterializeResult(
+    return Checked(
         metadata={
             "dagster/row_count": seen.rows,
             "seconds": round(seen.seconds, 3),

@@ -6,13 +6,14 @@ docs/domain/cheat-levels.md. Levels only rise here, the blacklist only grows.
 
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
 
 from assets.charts import Bar, bar_chart
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, Checked, shown
 from raidhub_dagster.cheat_detection import cheat_report as reporting
 from raidhub_dagster.cheat_detection.blacklist import blacklist, count_blacklist
 from raidhub_dagster.cheat_detection.flag_stats import count_flags, heaviest
@@ -27,6 +28,15 @@ from raidhub_dagster.storage.webhooks import addresses
 FLAG_STATS_KEY = dg.AssetKey(["postgres", "player_flag_stats"])
 LEVELS_KEY = dg.AssetKey(["postgres", "player_cheat_levels"])
 BLACKLIST_KEY = dg.AssetKey(["postgres", "blacklisted_instances"])
+REPORT_KEY = dg.AssetKey(["postgres", "cheat_report"])
+REPORT_CHECK = dg.AssetCheckSpec(
+    "cheat_report_names_every_reason",
+    asset=REPORT_KEY,
+    description="No flag has a bit that this release cannot name: another release's reasons would "
+    "be missing from the report.",
+)
+# The longest way between two of the four runs a day is 8 h.
+_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=10))
 _SHOWN = 20
 _MOST_CONNECTIONS = 4  # the threads mostly wait for the API
 _ALONE = "cheat_levels"  # two runs at once would judge by half-written counts
@@ -93,6 +103,7 @@ def player_flag_stats(
     metadata={"dagster/table_name": "core.player"},
     pool="bungie",
     retry_policy=RETRY,
+    freshness_policy=_FRESH,
 )
 def player_cheat_levels(
     context: dg.AssetExecutionContext,
@@ -171,6 +182,7 @@ def player_cheat_levels(
     metadata={"dagster/table_name": "flagging.blacklist_instance"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=_FRESH,
 )
 def blacklisted_instances(
     context: dg.AssetExecutionContext, config: StatementConfig, postgres: PostgresResource
@@ -202,17 +214,18 @@ def blacklisted_instances(
 
 
 @dg.asset(
-    key=["postgres", "cheat_report"],
+    key=REPORT_KEY,
     group_name="cheats",
     kinds={"postgres"},
     owners=OWNERS,
     description="Players by level, flags by raid and by reason, the blacklist, newest changes of "
     "levels, and the trend of the last 60 days.",
     deps=[player_cheat_levels, blacklisted_instances],
+    check_specs=[REPORT_CHECK],
     pool="postgres_refresh",
     retry_policy=RETRY,
 )
-def cheat_report(config: ReportConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
+def cheat_report(config: ReportConfig, postgres: PostgresResource) -> Checked:  # type: ignore[type-arg]
     with dagster_failures(), postgres.connection() as connection:
         report = reporting.read_report(
             connection, current_parameters(postgres.open_settings()), days=config.days
@@ -225,7 +238,7 @@ def cheat_report(config: ReportConfig, postgres: PostgresResource) -> dg.Materia
         Bar(str(day.day), day.flagged, f"{day.flagged}, {day.blacklisted} blacklisted")
         for day in report.trend
     ]
-    return dg.MaterializeResult(
+    return Checked(
         metadata={
             **{
                 f"players_of_level_{level}": report.levels.get(level, 0)
@@ -237,5 +250,17 @@ def cheat_report(config: ReportConfig, postgres: PostgresResource) -> dg.Materia
             "players_by_level": bar_chart("Players by level", levels),
             "trend": bar_chart(f"Raids flagged a day, the last {report.days} days", days),
             "trend_by_day": shown([day._asdict() for day in report.trend]),
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=REPORT_CHECK.name,
+                asset_key=REPORT_KEY,
+                passed=not report.unnamed,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"unknown bits in flags of {', '.join(map(str, report.unnamed))}"
+                if report.unnamed
+                else None,
+                metadata={"raids": len(report.unnamed), "at_most": 0},
+            )
+        ],
     )

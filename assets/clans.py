@@ -18,7 +18,7 @@ from assets.leaderboards import (
     individual_global_leaderboard,
     individual_raid_leaderboard,
 )
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, WEEKLY, shown
 from raidhub_dagster.clans.top import (
     ATTEMPTS,
     Failed,
@@ -54,6 +54,7 @@ class TopPlayersConfig(dg.Config):
     metadata={"dagster/table_name": "streaming.top_player"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=WEEKLY,
 )
 def top_players(config: TopPlayersConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     with dagster_failures(), postgres.connection() as connection:
@@ -92,6 +93,7 @@ class ClansConfig(dg.Config):
             "week, others when somebody opens their page.",
             deps=[top_players],
             metadata={"dagster/table_name": "clan.clan"},
+            freshness_policy=WEEKLY,
         ),
         dg.AssetSpec(
             CLAN_MEMBERS_KEY,
@@ -102,6 +104,7 @@ class ClansConfig(dg.Config):
             "transaction; who is no known player yet waits in streaming.pending_clan_member.",
             deps=[top_players, CLANS_KEY],
             metadata={"dagster/table_name": "clan.clan_members"},
+            freshness_policy=WEEKLY,
         ),
     ],
     pool="bungie",

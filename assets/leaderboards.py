@@ -6,7 +6,6 @@ what the views rank, and who is eligible, is in docs/domain/leaderboards.md.
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -14,7 +13,7 @@ from pydantic import Field
 from assets.core import INSTANCE, INSTANCE_PLAYER, PLAYER, PLAYER_STATS
 from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_VERSION
 from assets.manifest import activity_feat_definitions
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import DAILY, OWNERS, RETRY, WEEKLY, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.derived_columns import refresh_sums_of_best
@@ -30,10 +29,6 @@ from raidhub_dagster.storage.leaderboards import (
 WFR_SCORE_KEY = dg.AssetKey(["postgres", "wfr_score"])
 SUM_OF_BEST_KEY = dg.AssetKey(["postgres", "sum_of_best"])
 CLAN_MEMBERS_KEY = dg.AssetKey(["postgres", "clan_members"])  # assets/clans.py, which reads ranks
-
-# A refresh of a day's schedule may wait for others in its pool for some time.
-DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
-WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8))
 
 
 def leaderboard_key(view: str) -> dg.AssetKey:
@@ -147,6 +142,7 @@ team_pantheon_custom_race_leaderboard = _leaderboard(
     description="Every player's score from the best rank in each world-first race, 0 without one: "
     "the column wfr_score of core.player. Rows are the players above 0.",
     deps=[world_first_contest_leaderboard, PLAYER],
+    metadata={"dagster/table_name": "core.player"},
     pool="postgres_refresh",
     retry_policy=RETRY,
     freshness_policy=DAILY,
@@ -183,6 +179,7 @@ def wfr_score(config: RefreshConfig, postgres: PostgresResource) -> dg.Materiali
     metadata={"dagster/table_name": "core.player"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=WEEKLY,
 )
 def sum_of_best(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     started = time.monotonic()

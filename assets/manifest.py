@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_VERSION, VERSION_DEFINITION
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, Checked, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.manifest.load import (
     CLASSES,
@@ -31,6 +31,28 @@ from raidhub_dagster.resources import BungieResource, ClickHouseResource, Postgr
 WORK = "manifest"
 # Of what metadata list; the counts beside them are of all.
 SHOWN = 50
+
+
+VERSION_KEY = dg.AssetKey(["bungie", "manifest_version"])
+DATABASE_KEY = dg.AssetKey(["bungie", "manifest_database"])
+UNKNOWN_RAIDS_KEY = dg.AssetKey(["bungie", "unknown_raid_hashes"])
+VERSION_CHECK = dg.AssetCheckSpec(
+    "manifest_version_is_published",
+    asset=VERSION_KEY,
+    description="Bungie publishes this version; with `disk` it is only the newest file here.",
+)
+DATABASE_CHECK = dg.AssetCheckSpec(
+    "manifest_database_has_every_table",
+    asset=DATABASE_KEY,
+    description="Each table that is loaded has rows, also in a file that passed before: the folder "
+    "is open to people. Load with `force` to have it anew.",
+    blocking=True,
+)
+UNKNOWN_RAIDS_CHECK = dg.AssetCheckSpec(
+    "unknown_raid_hashes_are_none",
+    asset=UNKNOWN_RAIDS_KEY,
+    description="activity_version knows every raid of the manifest; else its reports are parked.",
+)
 
 
 class VersionConfig(dg.Config):
@@ -58,45 +80,58 @@ class LoadConfig(dg.Config):
 
 
 @dg.asset(
-    key=["bungie", "manifest_version"],
+    key=VERSION_KEY,
     group_name="manifest",
     kinds={"bungie"},
     owners=OWNERS,
     description="The version of the manifest that Bungie publishes; the steps after it load that.",
+    check_specs=[VERSION_CHECK],
     pool="bungie",
     retry_policy=RETRY,
 )
 def manifest_version(
     config: VersionConfig, bungie: BungieResource, postgres: PostgresResource
-) -> dg.MaterializeResult[None]:
+) -> Checked:  # type: ignore[type-arg]
     with dagster_failures(), postgres.connection() as connection:
         version = choose(connection, bungie.client, bungie.manifest_folder(), disk=config.disk)
         late = late_loads(connection, version.name)
-    return dg.MaterializeResult(
+    return Checked(
         metadata={
+            "dagster/row_count": 1,
             "version": version.name,
             "label": version.label,
             "path": version.path,
             "is_unchanged": not late,
             "to_load": ", ".join(late) or "nothing",
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=VERSION_CHECK.name,
+                asset_key=VERSION_KEY,
+                passed=not config.disk,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{version.name} from disk" if config.disk else None,
+                metadata={"version": version.name, "path": version.path},
+            )
+        ],
     )
 
 
 @dg.asset(
-    key=["bungie", "manifest_database"],
+    key=DATABASE_KEY,
     group_name="manifest",
     kinds={"bungie"},
     owners=OWNERS,
     description="The SQLite file of that version, checked before it becomes the current one. "
     "Three older ones are kept.",
     deps=[manifest_version],
+    check_specs=[DATABASE_CHECK],
     pool="bungie",
     retry_policy=RETRY,
 )
 def manifest_database(
     config: DatabaseConfig, bungie: BungieResource, postgres: PostgresResource
-) -> dg.MaterializeResult[None]:
+) -> Checked:  # type: ignore[type-arg]
     with dagster_failures(), postgres.work(WORK) as connection:
         brought = bring(
             connection,
@@ -105,8 +140,10 @@ def manifest_database(
             force=config.force,
             most_change_percent=config.most_change_percent,
         )
-    return dg.MaterializeResult(
+    empty = sorted(table for table, rows in brought.rows.items() if rows == 0)
+    return Checked(
         metadata={
+            "dagster/row_count": sum(brought.rows.values()),
             "version": brought.version.name,
             "path": dg.MetadataValue.path(brought.path.absolute()),
             "is_unchanged": brought.is_unchanged,
@@ -114,7 +151,16 @@ def manifest_database(
             "database_bytes": brought.path.stat().st_size,
             "tables": shown([{"table": t, "rows": n} for t, n in brought.rows.items()]),
             "pruned": ", ".join(brought.pruned) or "none",
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=DATABASE_CHECK.name,
+                asset_key=DATABASE_KEY,
+                passed=not empty,
+                description=f"empty: {', '.join(empty)}" if empty else None,
+                metadata={"tables": len(brought.rows), "empty": len(empty), "at_most": 0},
+            )
+        ],
     )
 
 
@@ -190,21 +236,20 @@ activity_feat_definitions = _definitions(
 
 
 @dg.asset(
-    key=["bungie", "unknown_raid_hashes"],
+    key=UNKNOWN_RAIDS_KEY,
     group_name="manifest",
     kinds={"bungie"},
     owners=OWNERS,
     description="Activities that the manifest calls raids and activity_version does not know: "
     "their reports are parked until `raidhub seed` knows them. A report, no table.",
     deps=[manifest_database, ACTIVITY_VERSION],
+    check_specs=[UNKNOWN_RAIDS_CHECK],
     retry_policy=RETRY,
 )
-def unknown_raid_hashes(
-    bungie: BungieResource, postgres: PostgresResource
-) -> dg.MaterializeResult[None]:
+def unknown_raid_hashes(bungie: BungieResource, postgres: PostgresResource) -> Checked:  # type: ignore[type-arg]
     with dagster_failures(), postgres.connection() as connection:
         found = find_unknown_raids(connection, bungie.manifest_folder())
-    return dg.MaterializeResult(
+    return Checked(
         metadata={
             "dagster/row_count": len(found.rows),
             "version": found.version,
@@ -213,7 +258,19 @@ def unknown_raid_hashes(
             "known_hashes": found.known,
             "not_in_manifest": str(found.not_in_manifest),
             "bad_records": shown([bad._asdict() for bad in found.bad[:SHOWN]]),
-        }
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=UNKNOWN_RAIDS_CHECK.name,
+                asset_key=UNKNOWN_RAIDS_KEY,
+                passed=not found.rows,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{len(found.rows)} raids of the manifest have no activity_version"
+                if found.rows
+                else None,
+                metadata={"unknown": len(found.rows), "at_most": 0},
+            )
+        ],
     )
 
 

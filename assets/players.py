@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.core import PLAYER
 from assets.leaderboards import RefreshConfig, wfr_score
-from assets.tables import OWNERS, RETRY
+from assets.tables import OWNERS, RETRY, WEEKLY
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.derived_columns import repair_search_scores
@@ -26,6 +26,7 @@ SEARCH_SCORE_KEY = dg.AssetKey(["postgres", "search_score"])
     metadata={"dagster/table_name": "core.player"},
     pool="postgres_refresh",
     retry_policy=RETRY,
+    freshness_policy=WEEKLY,
 )
 def search_score(config: RefreshConfig, postgres: PostgresResource) -> dg.MaterializeResult[None]:
     started = time.monotonic()

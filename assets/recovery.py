@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.crawl import CRAWL_BLOCK, MISSED_PGCR
-from assets.tables import OWNERS, RETRY
+from assets.tables import DAILY, OWNERS, RETRY
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.recovery.backlog import open_rows, recover_missed
 from raidhub_dagster.recovery.gaps import refuse_too_long, sweep_gaps
@@ -119,6 +119,7 @@ def missed_pgcrs(
     metadata={"dagster/table_name": "streaming.gap"},
     pool="bungie",
     retry_policy=RETRY,
+    freshness_policy=DAILY,
 )
 def pgcr_gaps(
     context: dg.AssetExecutionContext,

@@ -14,7 +14,6 @@ from assets.analytics import (
     INSTANCE_BY_TIME,
     POOL,
     TIMEOUT_S,
-    Checked,
     check_of,
     key_of,
     result_of,
@@ -22,7 +21,7 @@ from assets.analytics import (
 )
 from assets.charts import Bar, bar_chart
 from assets.definitions import ACTIVITY_DEFINITION, ACTIVITY_VERSION, VERSION_DEFINITION
-from assets.tables import OWNERS, RETRY, shown
+from assets.tables import OWNERS, RETRY, WEEKLY, Checked, shown
 from raidhub_dagster.failures import dagster_failures
 from raidhub_dagster.resources import ClickHouseResource, PostgresResource
 from raidhub_dagster.storage.clickhouse_reports import (
@@ -75,6 +74,7 @@ def _by_week(
         check_specs=[check_of(name)],
         pool=POOL,
         retry_policy=RETRY,
+        freshness_policy=WEEKLY,
     )
 
 

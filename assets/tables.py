@@ -1,6 +1,7 @@
 """How tables are described to Dagster; the tables themselves stand in the group modules."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 
 import dagster as dg
 
@@ -8,6 +9,13 @@ OWNERS = ["team:raidhub"]
 
 # For lost connections and locks; what fails again by itself is not tried again (failures.py).
 RETRY = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
+
+# Of what a schedule writes. A step may wait for others in its pool for some time.
+DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
+WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8))
+
+# What an asset that brings its own check returns: beside checks Dagster refuses a type parameter.
+Checked = dg.MaterializeResult
 
 
 def table(

@@ -132,23 +132,30 @@ class _Import:
 
     def run(self, tell: Callable[[Told], None]) -> None:
         saved = told = self._started
-        for line in self._lines():
+
+        def tell_in_time() -> None:
+            nonlocal told
+            if (at := self._clock()) - told >= self._limits.tell_every_s:
+                told = at
+                tell(self.told())
+
+        # A resumed file is read to its place first, which may take minutes.
+        for line in self._lines(skipped=tell_in_time):
             self._add(line)
             at = self._clock()
             if self._is_full() or at - saved >= self._limits.save_every_s:
                 self._commit()
                 saved = self._clock()
-            if at - told >= self._limits.tell_every_s:
-                told = at
-                tell(self.told())
+            tell_in_time()
         self._commit(is_done=True)
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self, skipped: Callable[[], None]) -> Iterator[Line]:
         try:
             yield from read_lines(
                 self._archive.stream,
                 after=self._done.place,
                 max_line_bytes=self._limits.max_line_bytes,
+                skipped=skipped,
             )
         except PermanentError as error:
             self._commit()

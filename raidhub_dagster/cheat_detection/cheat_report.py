@@ -12,7 +12,7 @@ from raidhub_dagster.cheat_detection.blacklist import count_blacklist
 from raidhub_dagster.cheat_detection.levels import count_levels
 from raidhub_dagster.cheat_detection.notices import LEVEL_NAMES
 from raidhub_dagster.cheat_detection.parameters import Parameters
-from raidhub_dagster.cheat_detection.reasons import ReasonBit
+from raidhub_dagster.cheat_detection.reasons import ReasonBit, known_mask
 from raidhub_dagster.monitoring.markdown import Report
 from raidhub_dagster.storage.queries import load
 
@@ -40,6 +40,7 @@ class CheatReport:
     blacklisted: dict[str, int]
     raids: list[Row]
     reasons: list[Row]
+    unnamed: list[int]  # up to 20 raids of which a flag has a bit that this release does not know
     trend: list[Day]  # the oldest first
     changes: list[Row]  # of levels, the newest first
 
@@ -75,6 +76,7 @@ def read_report(connection: Connection, parameters: Parameters, *, days: int) ->
         "likely": f"{parameters.blacklist.flagged.probability}",
         "bits": [int(bit) for bit in ReasonBit],
         "limit": _CHANGES,
+        "known": known_mask(parameters),
     }
     return CheatReport(
         days=days,
@@ -85,6 +87,7 @@ def read_report(connection: Connection, parameters: Parameters, *, days: int) ->
             {"reason": ReasonBit(bit).label, "raids": raids, "players": players}
             for bit, raids, players in _tuples(connection, "report_reasons", values)
         ],
+        unnamed=[instance_id for (instance_id,) in _tuples(connection, "report_unnamed", values)],
         trend=[Day(*row) for row in _tuples(connection, "report_trend", values)],
         changes=_rows(connection, "report_changes", values),
     )

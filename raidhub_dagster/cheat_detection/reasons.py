@@ -52,6 +52,12 @@ def activity_mask(parameters: Parameters, activity_id: int) -> int:
     return 1 << activity_id if activity_id in _RAID_BITS else 0
 
 
+def known_mask(parameters: Parameters) -> int:
+    """Every bit that this release can give."""
+    activities = (activity.bit for activity in parameters.activities.values())
+    return mask_of({*_RAID_BITS, *activities, *ReasonBit})
+
+
 def mask_of(bits: Iterable[int]) -> int:
     mask = 0
     for bit in bits:

@@ -5,11 +5,23 @@ A check that fails is told to Discord by failed_checks_sensor.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import dagster as dg
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
-from assets import analytics, crawl, leaderboards, manifest
+from assets import (
+    analytics,
+    cheat_checks,
+    cheats,
+    clans,
+    crawl,
+    leaderboards,
+    manifest,
+    players,
+    recovery,
+    reports,
+)
 
 
 def fresh(key: dg.AssetKey, window: timedelta) -> dg.AssetChecksDefinition:
@@ -41,18 +53,31 @@ def fresh(key: dg.AssetKey, window: timedelta) -> dg.AssetChecksDefinition:
     return holds
 
 
-def _with_policy(assets: Iterable[object]) -> Iterable[tuple[dg.AssetKey, timedelta]]:
-    for asset in assets:
+def _with_policy(module: ModuleType) -> Iterable[tuple[dg.AssetKey, timedelta]]:
+    for asset in vars(module).values():
         specs = list(asset.specs) if isinstance(asset, dg.AssetsDefinition) else [asset]
         for spec in specs:
-            if isinstance(spec, dg.AssetSpec) and isinstance(
-                spec.freshness_policy, TimeWindowFreshnessPolicy
+            # A module sees the assets of others too, as dependencies.
+            if (
+                isinstance(spec, dg.AssetSpec)
+                and module.__name__ == f"assets.{spec.group_name}"
+                and isinstance(spec.freshness_policy, TimeWindowFreshnessPolicy)
             ):
                 yield spec.key, spec.freshness_policy.fail_window.to_timedelta()
 
 
+_MODULES = (
+    crawl,
+    recovery,
+    clans,
+    cheats,
+    cheat_checks,
+    players,
+    leaderboards,
+    analytics,
+    reports,
+    manifest,
+)
 FRESHNESS_CHECKS = [
-    fresh(key, window)
-    for module in (crawl, analytics, leaderboards, manifest)
-    for key, window in _with_policy(vars(module).values())
+    fresh(key, window) for module in _MODULES for key, window in _with_policy(module)
 ]

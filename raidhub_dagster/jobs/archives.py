@@ -48,6 +48,7 @@ def update_skull_hashes(
     context: dg.OpExecutionContext, config: SkullConfig, postgres: PostgresResource
 ) -> None:
     with dagster_failures(), postgres.work("update_skull_hashes") as connection:
+        reprocess.check_order(config.first_id, config.below_id - 1, "first_id", "below_id - 1 =")
         done = reprocess.update_skull_hashes(
             connection,
             config.hash,

@@ -13,14 +13,21 @@ from raidhub_dagster.cheat_detection.parameters import current_parameters
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.execution import WAITING_RUN, pods_or_in_process
 from raidhub_dagster.failures import dagster_failures
-from raidhub_dagster.jobs.repair import RepairConfig, Report, read_time, repair_job, tell
+from raidhub_dagster.jobs.repair import (
+    ALONE_TAG,
+    RepairConfig,
+    Report,
+    read_time,
+    repair_job,
+    tell,
+)
 from raidhub_dagster.resources import PostgresResource
 
 cheat_norms_job = dg.define_asset_job(
     "cheat_norms_job",
     description="What clears of activities without numbers of their own usually look like.",
     selection=dg.AssetSelection.assets(activity_norm),
-    tags={"dagster/max_runtime": "3600"},
+    tags={ALONE_TAG: "cheat_norms_job", "dagster/max_runtime": "3600"},
     executor_def=dg.in_process_executor,
 )
 cheat_recheck_job = dg.define_asset_job(
@@ -28,7 +35,7 @@ cheat_recheck_job = dg.define_asset_job(
     description="Checks days of stored raids again and tells what that changes; writes only with "
     "dry_run false.",
     selection=dg.AssetSelection.assets(cheat_recheck),
-    tags={"dagster/max_runtime": "43200", **WAITING_RUN},
+    tags={ALONE_TAG: "cheat_recheck_job", "dagster/max_runtime": "43200", **WAITING_RUN},
     executor_def=pods_or_in_process,
 )
 

@@ -11,6 +11,7 @@ from raidhub_dagster.jobs.repair import RepairConfig, Report, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage import recount
 from raidhub_dagster.storage.recount import Recount
+from raidhub_dagster.storage.reprocess import check_order
 
 _TOLD_EVERY = 100  # batches
 
@@ -60,10 +61,13 @@ def fix_sherpa_clears(
         if config.first_instance_id is None and config.last_instance_id is None:
             batches = recount.everybody(connection, size=size, after=after)
         else:
+            first, last = config.first_instance_id or 0, config.last_instance_id
+            if last is not None:
+                check_order(first, last, "first_instance_id", "last_instance_id")
             batches = recount.players_of_range(
                 connection,
-                config.first_instance_id or 0,
-                config.last_instance_id,
+                first,
+                last,
                 size=size,
                 after=after,
             )

@@ -21,7 +21,7 @@ from assets.leaderboards import (
 )
 from assets.tables import RETRY
 from raidhub_dagster.failures import dagster_failures
-from raidhub_dagster.jobs.repair import Report, repair_job, tell
+from raidhub_dagster.jobs.repair import ALONE_TAG, Report, repair_job, tell
 from raidhub_dagster.resources import PostgresResource
 from raidhub_dagster.storage.leaderboards import (
     ALL,
@@ -33,56 +33,54 @@ from raidhub_dagster.storage.leaderboards import (
     refresh_view as refresh,
 )
 
-_SHORT_STEPS: dict[str, Any] = {
-    "tags": {"dagster/max_runtime": "3600"},
-    "executor_def": dg.in_process_executor,  # a process for each step would add 2.6 s
-}
+
+def _short_steps(name: str) -> dict[str, Any]:
+    """What all share. Another run of the same job waits: it would only rank the same rows again."""
+    return {
+        "name": name,
+        "tags": {"dagster/max_runtime": "3600", ALONE_TAG: name},
+        "executor_def": dg.in_process_executor,  # a process for each step would add 2.6 s
+    }
+
 
 leaderboards_job = dg.define_asset_job(
-    "leaderboards_job",
     description="Refreshes every leaderboard, those that others read first.",
     selection=dg.AssetSelection.groups("leaderboards"),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_job"),
 )
 leaderboards_raid_job = dg.define_asset_job(
-    "leaderboards_raid_job",
     description="Ranks players within each raid.",
     selection=dg.AssetSelection.assets(individual_raid_leaderboard),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_raid_job"),
 )
 leaderboards_global_job = dg.define_asset_job(
-    "leaderboards_global_job",
     description="Ranks players over all raids.",
     selection=dg.AssetSelection.assets(individual_global_leaderboard),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_global_job"),
 )
 leaderboards_world_first_job = dg.define_asset_job(
-    "leaderboards_world_first_job",
     description="Ranks the world-first races, then scores every player by them.",
     selection=dg.AssetSelection.assets(world_first_contest_leaderboard, wfr_score),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_world_first_job"),
 )
 leaderboards_contest_job = dg.define_asset_job(
-    "leaderboards_contest_job",
     description="Ranks the world-first races alone, to follow one live.",
     selection=dg.AssetSelection.assets(world_first_contest_leaderboard),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_contest_job"),
 )
 leaderboards_version_job = dg.define_asset_job(
-    "leaderboards_version_job",
     description="Ranks teams by activity and version, players by Pantheon boss, the custom race.",
     selection=dg.AssetSelection.assets(
         team_activity_version_leaderboard,
         individual_pantheon_version_leaderboard,
         team_pantheon_custom_race_leaderboard,
     ),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_version_job"),
 )
 leaderboards_custom_race_job = dg.define_asset_job(
-    "leaderboards_custom_race_job",
     description="Ranks the Pantheon custom race alone, to follow it live.",
     selection=dg.AssetSelection.assets(team_pantheon_custom_race_leaderboard),
-    **_SHORT_STEPS,
+    **_short_steps("leaderboards_custom_race_job"),
 )
 
 

@@ -60,7 +60,7 @@ manifest_lookups_job = dg.define_asset_job(
     "manifest_lookups_job",
     description="Makes ClickHouse's copies of the definitions anew.",
     selection=dg.AssetSelection.assets(clickhouse_lookups),
-    tags={"dagster/max_runtime": "3600"},
+    tags={ALONE_TAG: "manifest", "dagster/max_runtime": "3600"},
     executor_def=dg.in_process_executor,
 )
 

@@ -9,6 +9,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  the driv
 from raidhub_dagster.bungie.client import BungieClient
 from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.manifest import files, state
+from raidhub_dagster.manifest.database import count_rows
 from raidhub_dagster.manifest.index import Version, ask
 from raidhub_dagster.manifest.load import WEAPONS
 
@@ -23,7 +24,7 @@ class Brought:
     path: Path
     is_unchanged: bool = False
     zip_bytes: int = 0  # 0: it was here
-    rows: dict[str, int] = field(default_factory=dict)  # of the tables that are needed
+    rows: dict[str, int] = field(default_factory=dict)  # of the tables that are needed, counted
     pruned: list[str] = field(default_factory=list)
 
 
@@ -53,15 +54,15 @@ def bring(
 ) -> Brought:
     """Makes the chosen version the current file: download, checks, switch, and prunes old ones.
 
-    Until it has passed every check the last good one stays. Raises UnfitError and what
-    `files.fetch` raises.
+    Until it has passed every check the last good one stays. The current one is only counted: who
+    damaged it since is told by its rows. Raises UnfitError and what `files.fetch` raises.
     """
     version = state.read_wanted(connection)
     if version is None:
         raise PermanentError("no version was chosen yet: materialize manifest_version first")
     path = files.current(folder)
     if path is not None and path.name == version.name and not force:
-        return Brought(version, path, is_unchanged=True)
+        return Brought(version, path, is_unchanged=True, rows=count_rows(path))
     fetched = files.fetch(open_client, version, folder, force=force)
     done = state.read_done(connection, WEAPONS.table)
     last = done.rows if done is not None else {}

@@ -6,7 +6,7 @@ whatever the size of the file.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -92,15 +92,20 @@ def read_entries(path: Path, *, max_line_bytes: int = MAX_PLAIN_BYTES) -> Iterat
 
 
 def read_lines(
-    packed: BinaryIO, *, after: Place = START, max_line_bytes: int = MAX_PLAIN_BYTES
+    packed: BinaryIO,
+    *,
+    after: Place = START,
+    max_line_bytes: int = MAX_PLAIN_BYTES,
+    skipped: Callable[[], None] = lambda: None,
 ) -> Iterator[Line]:
     """The lines of a zstd stream behind `after`, blank ones included.
 
-    What stands before has to be decoded all the same, at about 1 GB/s. Raises TruncatedError, and
-    PermanentError for what is no zstd or ends before `after`.
+    What stands before has to be decoded all the same, at about 1 GB/s; `skipped` hears of each
+    piece of it. Raises TruncatedError, and PermanentError for what is no zstd or ends before
+    `after`.
     """
     reader: BinaryIO = io.BufferedReader(_Plain(packed), _CHUNK_BYTES)
-    _skip(reader, after.offset_bytes)
+    _skip(reader, after.offset_bytes, skipped)
     number, offset = after
     while line := reader.readline(max_line_bytes + 1):
         length = len(line)
@@ -178,9 +183,10 @@ class _Plain(io.RawIOBase):
         return plain
 
 
-def _skip(reader: BinaryIO, size: int) -> None:
+def _skip(reader: BinaryIO, size: int, skipped: Callable[[], None]) -> None:
     while size:
         read = len(reader.read(min(size, _CHUNK_BYTES)))
         if not read:
             raise PermanentError("is shorter than what was read of it before")
         size -= read
+        skipped()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  the driver's own class
 
+from raidhub_dagster.errors import PermanentError
 from raidhub_dagster.pgcr.model import Instance, Rejection
 from raidhub_dagster.storage.copy import array
 from raidhub_dagster.storage.kept import Comparison, State, compare_kept
@@ -47,6 +48,11 @@ class Reprocessed:
     @property
     def wrong(self) -> int:
         return self.reports - self.states[State.EQUAL] - self.states[State.WAITING]
+
+    @property
+    def left(self) -> int:
+        """Those that are wrong still: in a preview all, else what could not be repaired."""
+        return self.wrong - self.outcomes.total() + self.outcomes[Outcome.CONFLICT]
 
     def fields(self) -> list[Row]:
         """Up to five differences of each field, with the number of all of them."""
@@ -112,6 +118,12 @@ def reprocess(
                 _repair(store, report, found)
         tell(found, max(page))
     return found
+
+
+def check_order(first_id: int, last_id: int, first_name: str, last_name: str) -> None:
+    """Raises PermanentError with both names for a range that is mistyped: it would find nothing."""
+    if first_id > last_id:
+        raise PermanentError(f"{first_name} {first_id} is above {last_name} {last_id}")
 
 
 def find_blocks(connection: Connection, size: int = BLOCK_SIZE) -> list[tuple[int, int]]:

@@ -226,7 +226,8 @@ def test_reprocessing_previews_and_repairs_its_block(
     load(defs, instance)
     world.run("UPDATE core.instance SET score = 5 WHERE instance_id = %s", [FIRST + 10])
     what = (defs, instance, "reprocessing_job", REPROCESSED_PGCR_KEY, BLOCK)
-    _, metadata = run(*what)
+    done, metadata = run(*what)
+    assert evaluations(done) == {"reprocessed_pgcr_leaves_none_wrong": False}
     counts = {name: metadata[name] for name in ("dagster/row_count", "wrong_reports", "dry_run")}
     assert counts == {"dagster/row_count": 20, "wrong_reports": 1, "dry_run": True}
     assert "preview: nothing was changed" in metadata["report"]
@@ -234,11 +235,15 @@ def test_reprocessing_previews_and_repairs_its_block(
     assert world.rows("SELECT count(*) FROM core.instance WHERE score = 5") == [(1,)]
     _, metadata = run(*what, dry_run=False, last_id=FIRST + 9)
     assert (metadata["dagster/row_count"], metadata["repaired_reports"]) == (1, 0)
-    _, metadata = run(*what, dry_run=False)
+    done, metadata = run(*what, dry_run=False)
+    assert evaluations(done) == {"reprocessed_pgcr_leaves_none_wrong": True}
     assert metadata["repaired_reports"] == 1
     assert world.rows("SELECT count(*) FROM core.instance WHERE score = 5") == [(0,)]
     _, metadata = run(*what)
     assert (metadata["wrong_reports"], metadata["repaired_reports"]) == (0, 0)
+    done, _ = run(*what, first_id=FIRST + 9, last_id=FIRST)
+    (failure,) = [e for e in done.all_events if e.is_step_failure]
+    assert f"first_id {FIRST + 9} is above last_id {FIRST}" in str(failure.step_failure_data.error)
 
 
 def test_the_repair_of_skulls_runs_from_a_shell(postgres: dict[str, Any], tmp_path: Path) -> None:

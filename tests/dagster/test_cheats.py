@@ -193,6 +193,18 @@ def test_a_broken_claim_stops_what_follows(
     assert suspects.blacklisted() == {}
 
 
+def test_a_reason_without_a_name_is_told(
+    postgres: dict[str, Any], instance: dg.DagsterInstance, suspects: Suspects, bungie: Bungie
+) -> None:
+    """Another release gave it: the report would count its flags under no reason."""
+    suspects.player(9)
+    raid = suspects.run([9])
+    suspects.flag(raid, 9, 0.2, bitmask=1 << 11 | 1 << 40)
+    result = run(postgres, instance, api_at(bungie.address))
+    assert result.success
+    assert failed_checks(result) == ["cheat_report_names_every_reason"]
+
+
 def test_levels_are_taken_back_by_the_example(
     store: PostgresResource,
     postgres: dict[str, Any],

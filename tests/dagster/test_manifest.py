@@ -1,7 +1,9 @@
 """The manifest's assets, checks, jobs and sensor on real stores and the simulator."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,8 @@ def test_one_job_brings_everything_to_the_published_version(
     assert found["postgres/weapon_definitions"]["dagster/row_count"] == weapons > 100
     assert found["postgres/activity_feat_definitions"]["dagster/row_count"] == 13
     assert found["bungie/unknown_raid_hashes"]["dagster/row_count"] == 0
+    assert version["dagster/row_count"] == 1
+    assert found["bungie/manifest_database"]["dagster/row_count"] > weapons
     assert {m["version"] for key, m in found.items() if "clickhouse" not in key} == {
         version["version"]
     }
@@ -179,6 +183,21 @@ def test_disk_works_without_bungie(run: Run, bungie: Bungie, world: World) -> No
     result = run(disk=True, force=True)
     assert result.success
     assert told(result)["postgres/weapon_definitions"]["inserted"] > 100
+    assert [name for name, passed in checks(result).items() if not passed] == [
+        "manifest_version_is_published"
+    ]
+
+
+def test_a_file_that_somebody_emptied_is_not_loaded(run: Run, tmp_path: Path) -> None:
+    """It passed its checks when it came, and a later run takes it as it lies there."""
+    assert run().success
+    with closing(sqlite3.connect(tmp_path / "manifest" / "current")) as file, file:
+        file.execute("DELETE FROM DestinyClassDefinition")
+    result = run()
+    assert not result.success
+    assert checks(result)["manifest_database_has_every_table"] is False
+    assert "postgres/class_definitions" not in told(result)
+    assert run(force=True).success
 
 
 def test_what_a_person_has_to_look_at_is_in_the_metadata(run: Run, bungie: Bungie) -> None:
@@ -204,6 +223,9 @@ def test_what_a_person_has_to_look_at_is_in_the_metadata(run: Run, bungie: Bungi
     )
     assert [row["hash"] for row in table("unknown_raid_hashes", "raids")] == [NEW_RAID_HASH]
     assert table("weapon_definitions", "bad_records")[0]["hash"] == 11
+    assert [name for name, passed in checks(result).items() if not passed] == [
+        "unknown_raid_hashes_are_none"
+    ]
 
 
 @pytest.mark.parametrize("flaw", ["missing_table", "shrunk", "corrupt"])

@@ -121,6 +121,16 @@ def test_a_mistyped_value_fails_once_with_its_name(run: Run) -> None:
     for name, changes, told in (
         ("recompute_player_stats", {"players": [404]}, "no such players: 404"),
         ("fix_sherpa_clears", {"batch_players": 0}, "batch_players"),
+        (
+            "fix_sherpa_clears",
+            {"first_instance_id": 9, "last_instance_id": 8},
+            "first_instance_id 9 is above last_instance_id 8",
+        ),
+        (
+            "update_skull_hashes",
+            {"first_id": 9, "below_id": 9},
+            "first_id 9 is above below_id - 1 = 8",
+        ),
         ("refresh_view", {"view": "speed"}, "speed is no leaderboard"),
         ("clear_flags", {"since": "yesterday"}, "since"),
         ("clear_player", {"undo_changes": [1]}, "either players or undo_changes"),

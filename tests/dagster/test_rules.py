@@ -13,6 +13,7 @@ import pytest
 from raidhub_dagster.daemon import POOLS
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.failures import stop_run_retries
+from raidhub_dagster.jobs.repair import ALONE_TAG
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.clickhouse import connect as connect_clickhouse
 from raidhub_dagster.storage.columns import columns
@@ -24,14 +25,6 @@ TABLE_STORES = {"postgres", "clickhouse"}
 CODE = "dagster/code_references"
 OWNERS = ["team:raidhub"]
 
-# No tables of their own: files and reports that their step checks before it tells of them.
-CHECKED_BY_THEIR_STEP = {
-    "bungie/manifest_database",
-    "bungie/manifest_version",
-    "bungie/unknown_raid_hashes",
-    "postgres/cheat_report",
-    "postgres/reprocessed_pgcr",
-}
 # They read the manifest's file, whose folder the resource knows, and ask the API nothing.
 ASK_NOTHING = {
     "postgres__activity_feat_definitions",
@@ -78,7 +71,7 @@ def ops() -> Iterator[dg.OpDefinition]:
         ("our owner", lambda n: n.owners == OWNERS),
         ("its store as kind", lambda n: n.key.path[0] in n.kinds),
         ("a group with a name", lambda n: n.group_name and n.group_name != "default"),
-        ("a check", lambda n: n.check_keys or name(n.key) in CHECKED_BY_THEIR_STEP),
+        ("a check", lambda n: n.check_keys),
     ],
 )  # fmt: skip
 def test_every_asset_has(what: str, rule: Callable[[Any], object]) -> None:
@@ -124,6 +117,44 @@ def test_every_job_is_explained_and_ends() -> None:
     """A job without a limit that hangs holds its pool until somebody looks."""
     assert broken(JOBS, lambda j: j.description, lambda j: j.name) == []
     assert broken(JOBS, lambda j: "dagster/max_runtime" in j.tags, lambda j: j.name) == []
+
+
+def test_what_a_schedule_writes_has_to_be_fresh() -> None:
+    """A schedule that somebody switched off is noticed by nobody, until ranks are a month old."""
+    by_a_person_or_on_demand = {
+        "archive/pgcr_archive",
+        "postgres/reprocessed_pgcr",
+        "postgres/cheat_recheck",
+        "postgres/missed_pgcrs",  # while ids are due
+    }
+    followed = {  # a step of a chain whose end has to be fresh, or a sensor's
+        "postgres/player_flag_stats",
+        "postgres/cheat_report",
+        *(name(n.key) for n in NODES if n.group_name == "manifest"),
+        "clickhouse/cheat_features",  # only with the extra `ml`
+        "postgres/cheat_model",
+        "postgres/review_queue",
+        *(  # ClickHouse fills them from `instance`
+            f"clickhouse/{t}"
+            for t in ("player_population_by_hour", "clear_time_by_day", "weapon_meta_by_hour")
+        ),
+    }
+    assert [
+        name(n.key)
+        for n in NODES
+        if n.is_executable
+        and n.freshness_policy is None
+        and name(n.key) not in by_a_person_or_on_demand | followed
+    ] == []
+
+
+def test_no_job_runs_beside_itself() -> None:
+    """Two of them do the same work twice, or the second fails on the lock of the first.
+
+    Archives are apart: a run each, as many as the pool has places.
+    """
+    several = [job.name for job in JOBS if ALONE_TAG not in job.tags]
+    assert several == ["archives_job", "reprocessing_job"]
 
 
 def test_jobs_of_ops_stop_vain_retries() -> None:
@@ -175,6 +206,8 @@ def test_every_table_shows_its_columns() -> None:
     The test below prints the lines that sql/columns.csv lacks.
     """
     tables = [n for n in NODES if "dagster/table_name" in n.metadata]
+    boards = [n for n in NODES if n.group_name == "leaderboards"]
+    assert broken(boards, lambda n: n in tables, lambda n: name(n.key)) == []
     assert (
         broken(tables, lambda n: "dagster/column_schema" in n.metadata, lambda n: name(n.key)) == []
     )

@@ -446,6 +446,22 @@ def test_progress_is_told_and_saved_where_raids_are_rare(
     assert told[0].lines_per_s > 0
 
 
+def test_progress_is_told_while_a_resumed_file_is_read_to_its_place(
+    database: Database, tmp_path: Path
+) -> None:
+    """Minutes of a big archive in which nothing is stored yet: no hanging run."""
+    write_archive(tmp_path, LINES)
+    connection: Any = _Lost(database.connect(), 5)
+    with pytest.raises(psycopg2.OperationalError):
+        import_archive(connection, FolderSource(tmp_path), NAME)
+    ((_, line, _, _),) = progress(database)
+    assert line > 0
+    told: list[Told] = []
+    load(database, tmp_path, tell=told.append, limits=Limits(tell_every_s=0.0))
+    assert (told[0].progress.place.line, told[0].lines_per_s) == (line, 0.0)
+    assert len(told) > len(LINES) - line
+
+
 def test_counts_that_do_not_add_up_are_found(database: Database, tmp_path: Path) -> None:
     """The checks must be able to fail: a line without outcome, a raid that is gone."""
     write_archive(tmp_path, LINES[:9])

@@ -338,6 +338,21 @@ JOIN unnest(%(bits)s::int[]) AS bit ON bitmask & (1::bigint << bit) <> 0
 GROUP BY bit
 ORDER BY count(*) DESC, bit;
 
+-- name: report_unnamed
+-- Indexes on flagged_at.
+SELECT instance_id
+FROM (
+    SELECT instance_id FROM flagging.flag_instance
+    WHERE flagged_at >= now() - make_interval(days => %(days)s)
+      AND cheat_check_bitmask & ~%(known)s::bigint <> 0
+    UNION
+    SELECT instance_id FROM flagging.flag_instance_player
+    WHERE flagged_at >= now() - make_interval(days => %(days)s)
+      AND cheat_check_bitmask & ~%(known)s::bigint <> 0
+) AS flags
+ORDER BY instance_id DESC
+LIMIT %(limit)s;
+
 -- name: report_trend
 -- Indexes on flagged_at and on changed_at; one row a day (UTC), the oldest first.
 WITH days AS (
