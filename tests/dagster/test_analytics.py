@@ -24,10 +24,12 @@ from raidhub_dagster.stack.process import HOST, free_port
 from raidhub_dagster.storage.clickhouse_parity import compare
 from raidhub_dagster.storage.clickhouse_rebuild import awaiting_days
 from tests.dagster.home import ROOT, dagster_environment, run_job
+from tests.dagster.results import evaluation
 from tests.support.analytics import HOUR, Analytics, opened, run, send_until_quiet
 
 DAY = HOUR.date()
 EXAMPLE = ROOT / "docs" / "repairs" / "rebuild_clickhouse_day.yaml"
+STORES_EQUAL = "clickhouse_dirty_day_leaves_stores_equal"
 DATED = ("instance", "player_population_by_hour", "clear_time_by_day", "weapon_meta_by_hour")
 
 
@@ -108,7 +110,7 @@ def test_the_daily_job_rebuilds_marked_days_and_compares(
 ) -> None:
     """What 04:00 is for: a loss shows as a failed check, which names the day and both figures."""
     failed = execute("analytics_daily_job")
-    (check,) = failed.get_asset_check_evaluations()
+    check = evaluation(failed, STORES_EQUAL)
     assert not check.passed
     table = check.metadata["days"]
     assert isinstance(table, dg.TableMetadataValue)
@@ -117,8 +119,7 @@ def test_the_daily_job_rebuilds_marked_days_and_compares(
     assert execute("analytics_rebuild_job", DAY - timedelta(days=1), DAY).success
     assert awaiting_days(analytics.postgres) != []  # clear times, and the days before
     done = execute("analytics_daily_job")
-    (check,) = done.get_asset_check_evaluations()
-    assert check.passed
+    assert evaluation(done, STORES_EQUAL).passed
     assert metadata(done, DIRTY_DAYS)["still_differing"] == 0
     assert awaiting_days(analytics.postgres) == []
 

@@ -14,6 +14,7 @@ from raidhub_dagster.resources import DiscordResource, PostgresResource
 from sensors.cheat_levels import cheat_levels_sensor
 from sensors.cheat_rules import cheat_rules_sensor
 from tests.dagster.conftest import RELEASE, World
+from tests.dagster.results import evaluation
 from tests.support.webhook import Hook
 
 VERSION = load_parameters().version
@@ -123,8 +124,7 @@ def test_norms_are_loaded_and_checked(execute: Execute) -> None:
     done = execute("cheat_norms_job", "postgres__activity_norm")
     assert done.success
     assert metadata(done)["dagster/row_count"] > 0
-    (check,) = done.get_asset_check_evaluations()
-    assert check.passed
+    assert evaluation(done, "activity_norm_is_possible").passed
 
 
 # --- Sensors ------------------------------------------------------------------------------------

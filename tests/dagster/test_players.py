@@ -1,6 +1,6 @@
 """Columns of players that follow from others, and batches of players for the queues."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage.postgres import alone, connected
 from tests.dagster.conftest import LAST_WISH_ID, World
 from tests.dagster.home import ROOT
+from tests.dagster.results import evaluation
 
 HISTORIES = "activity_history_update"
 QUEUED = "SELECT key, destination, convert_from(body, 'UTF8') FROM streaming.outbox ORDER BY 1"
@@ -84,19 +85,18 @@ def test_a_wrong_sum_fails_the_check_of_its_asset(
 ) -> None:
     upkeep(defs, instance)
     one_raid.run("UPDATE core.player SET sum_of_best = 1 WHERE membership_id = 2")
-    (found,) = checked(defs, instance, SUM_OF_BEST_KEY)
+    found = evaluation(checked(defs, instance, SUM_OF_BEST_KEY), "sum_of_best_follows_the_raids")
     assert (found.passed, found.description) == (False, "a sum differs from the raids")
 
 
 def checked(
     defs: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey
-) -> Sequence[dg.AssetCheckEvaluation]:
+) -> dg.ExecuteInProcessResult:
     job = dg.define_asset_job("check", selection=dg.AssetSelection.checks_for_assets(key))
     both = dg.Definitions.merge(defs, dg.Definitions(jobs=[job]))
-    result = both.resolve_job_def("check").execute_in_process(
+    return both.resolve_job_def("check").execute_in_process(
         instance=instance, raise_on_error=False
     )
-    return result.get_asset_check_evaluations()
 
 
 @pytest.fixture
@@ -127,7 +127,8 @@ def test_search_scores_that_differ_from_their_formula_are_computed_anew(
     right = world.rows(scores)
     spoil("UPDATE core.player SET _search_score = 7 WHERE membership_id < 3")
     assert world.rows(scores) != right
-    (found,) = checked(defs, instance, SEARCH_SCORE_KEY)
+    result = checked(defs, instance, SEARCH_SCORE_KEY)
+    found = evaluation(result, "search_score_follows_its_formula")
     assert (found.passed, found.metadata["broken_rows"].value) == (False, 2)
     assert changed(upkeep(defs, instance), SEARCH_SCORE_KEY) == (3, 2)
     assert world.rows(scores) == right

@@ -29,6 +29,7 @@ from raidhub_dagster.storage.postgres import connected
 from sensors.missed_backlog import ABOVE, BELOW, missed_backlog_sensor
 from simulator.world import FIRST_ID
 from tests.dagster.home import BIN, ROOT, run_job
+from tests.dagster.results import evaluation
 from tests.support.bungie import IDS, Bungie, simulated
 from tests.support.queues import ready, until
 from tests.support.recovery import keep, miss, open_gap
@@ -154,8 +155,7 @@ def test_gaps_are_swept_and_checked(bungie: Bungie, settings: Settings, run: Run
     assert (metadata["dagster/row_count"], metadata["open_ids"]) == (0, 0)
     assert (metadata["sampled"], metadata["gaps_done"]) == (2, 1)
     assert metadata["found"] == sum(bungie.world.is_raid(FIRST_ID + n) for n in range(150))
-    (check,) = result.get_asset_check_evaluations()
-    assert (check.check_name, check.passed) == ("pgcr_gaps_end", True)
+    assert evaluation(result, "pgcr_gaps_end").passed
 
 
 def test_a_long_gap_fails_for_good_with_what_to_do(settings: Settings, run: Run) -> None:
