@@ -94,9 +94,7 @@ def checked(
 ) -> dg.ExecuteInProcessResult:
     job = dg.define_asset_job("check", selection=dg.AssetSelection.checks_for_assets(key))
     both = dg.Definitions.merge(defs, dg.Definitions(jobs=[job]))
-    return both.resolve_job_def("check").execute_in_process(
-        instance=instance, raise_on_error=False
-    )
+    return both.resolve_job_def("check").execute_in_process(instance=instance, raise_on_error=False)
 
 
 @pytest.fixture
