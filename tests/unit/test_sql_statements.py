@@ -83,6 +83,8 @@ class Module:
     file: str
     tree: ast.Module
     constants: dict[str, list[ast.expr]] = field(default_factory=lambda: defaultdict(list))
+    calls: list[tuple[tuple["Function", ...], ast.Call]] = field(default_factory=list)
+    uncalled: list[ast.Attribute | ast.Name] = field(default_factory=list)  # what else is read
     loaders: set[str | None] = field(default_factory=set)  # modules whose `load` is used here
 
 
@@ -109,13 +111,18 @@ def module_of(text: str, file: str) -> Module:
     outside = [s for s in module.tree.body if not isinstance(s, Function | ast.ClassDef)]
     for target, value in assignments(outside):
         module.constants[target].append(value)
-    for node in ast.walk(module.tree):  # a table of statements may be changed from anywhere
-        if isinstance(node, ast.Assign):
-            for place in node.targets:
-                if isinstance(place, ast.Subscript) and isinstance(place.value, ast.Name):
-                    module.constants[place.value.id].append(node.value)
-        elif isinstance(node, ast.ImportFrom) and any(n.name == "load" for n in node.names):
-            module.loaders.add(node.module)
+    module.calls = list(calls(module.tree, ()))
+    called = {id(call.func) for _, call in module.calls}
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=table))], value=value):
+                # A table of statements may be changed from anywhere.
+                module.constants[table].append(value)
+            case ast.ImportFrom(names=names) if any(n.name == "load" for n in names):
+                module.loaders.add(node.module)
+            case ast.Attribute(ctx=ast.Load()) | ast.Name(ctx=ast.Load()):
+                if id(node) not in called:
+                    module.uncalled.append(node)
     return module
 
 
@@ -145,17 +152,14 @@ def unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]
             yield from unpacked(one, its)
 
 
-def calls(module: Module) -> Iterator[tuple[tuple[Function, ...], ast.Call]]:
-    def walk(
-        node: ast.AST, within: tuple[Function, ...]
-    ) -> Iterator[tuple[tuple[Function, ...], ast.Call]]:
-        if isinstance(node, ast.Call):
-            yield within, node
-        inside = (*within, node) if isinstance(node, Function) else within
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child, inside)
-
-    yield from walk(module.tree, ())
+def calls(
+    node: ast.AST, within: tuple[Function, ...]
+) -> Iterator[tuple[tuple[Function, ...], ast.Call]]:
+    if isinstance(node, ast.Call):
+        yield within, node
+    inside = (*within, node) if isinstance(node, Function) else within
+    for child in ast.iter_child_nodes(node):
+        yield from calls(child, inside)
 
 
 def handed_to_driver(call: ast.Call) -> list[ast.expr]:
@@ -197,7 +201,7 @@ class Walk:
         self._sinks: set[Sink] = set()
         self._new: list[Sink] = []
         for module in modules:
-            for within, call in calls(module):
+            for within, call in module.calls:
                 for statement in handed_to_driver(call):
                     self._look(Use(module, within, statement))
             self._find_uncalled(module, {*DRIVERS})
@@ -225,7 +229,7 @@ class Walk:
         names = [name for name in parameters(sink.function) if name not in ("self", "cls")]
         place = names.index(sink.parameter)
         for module in self._callers(sink):
-            for within, call in calls(module):
+            for within, call in module.calls:
                 if name_of(call) != sink.function.name:
                     continue
                 given = [k.value for k in call.keywords if k.arg == sink.parameter]
@@ -237,17 +241,14 @@ class Walk:
 
     def _find_uncalled(self, module: Module, names: set[str]) -> None:
         """Somebody else calls what is handed on, with statements that nobody sees here."""
-        called = {id(call.func) for _, call in calls(module)}
-        for node in ast.walk(module.tree):
-            match node:
-                case ast.Attribute(attr=name, ctx=ast.Load()):
-                    is_one = name in names and ast.unparse(node) not in FIELDS
-                case ast.Name(id=name, ctx=ast.Load()):
-                    # A local variable may have the name of a method.
-                    is_one = name in names - {*DRIVERS} | {"execute_values", "execute_batch", "SQL"}
-                case _:
-                    continue
-            if is_one and id(node) not in called:
+        # A local variable may have the name of a method.
+        bare = names - {*DRIVERS} | {"execute_values", "execute_batch", "SQL"}
+        for node in module.uncalled:
+            if isinstance(node, ast.Name):
+                is_one = node.id in bare
+            else:
+                is_one = node.attr in names and ast.unparse(node) not in FIELDS
+            if is_one:
                 self.bad.append(Use(module, (), node))
 
     def _holds(self, node: ast.expr, use: Use, passed: frozenset[str]) -> bool:
