@@ -27,7 +27,7 @@ COMMANDS = {
     "verify": "raidhub_dagster.commands.verify",
     "backup": "raidhub_dagster.commands.backup",
     "restore": "raidhub_dagster.commands.backup",
-    "reconcile": "raidhub_dagster.commands.backup",
+    "reconcile": "raidhub_dagster.commands.reconcile",
     "queues": "raidhub_dagster.commands.queues",
     "health": "raidhub_dagster.commands.health",
     "bench": "raidhub_dagster.commands.bench",
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         kinds = {(k.__module__.partition(".")[0], k.__name__) for k in type(error).__mro__}
         if kinds & _NOT_MIGRATED:
             _fail(f"{str(error).partition(chr(10))[0]}: run `raidhub migrate` first")
-        if not kinds & _OUTAGES and not isinstance(error, ConnectionError):
+        if not kinds & _OUTAGES and not isinstance(error, OSError):  # of sockets and of files
             raise
         _fail(str(error) or type(error).__name__)
 

@@ -88,6 +88,7 @@ class _Section(BaseSettings):
         extra="ignore",
         env_file_encoding="utf-8",
         populate_by_name=True,
+        allow_inf_nan=False,  # of hours and rates: no clock can add them
         hide_input_in_errors=True,  # an error goes into logs and events, and the input is a secret
     )
 

@@ -23,6 +23,7 @@ from raidhub_dagster.storage import clickhouse, verify
 from raidhub_dagster.storage.clickhouse import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from raidhub_dagster.storage.clickhouse import answered
 from raidhub_dagster.storage.clickhouse_sender import held_off
+from raidhub_dagster.storage.migrations import HISTORY_DATABASE
 from raidhub_dagster.storage.postgres import alone, connected
 from raidhub_dagster.storage.queries import load
 
@@ -30,7 +31,6 @@ Tell = Callable[[str], None]
 
 NAME = "raidhub backup"
 POSTGRES, DAGSTER, CLICKHOUSE = "postgres", "dagster", "clickhouse"  # folders of a backup
-_DAGSTER_DATABASE = "dagster"  # as dagster.yaml has it
 
 _SQL = load("postgres", "backup")
 _DATABASES = load("postgres", "migrations")
@@ -60,8 +60,8 @@ def make(settings: Settings, folder: Path, *, jobs: int, tell: Tell) -> Manifest
             tell(f"ClickHouse instance: {rows} rows")
         databases = {POSTGRES: settings.postgres_db}
         if _has_dagster(settings):
-            dump(settings, _DAGSTER_DATABASE, folder / DAGSTER, jobs=jobs)
-            databases[DAGSTER] = _DAGSTER_DATABASE
+            dump(settings, HISTORY_DATABASE, folder / DAGSTER, jobs=jobs)
+            databases[DAGSTER] = HISTORY_DATABASE
             tell("Dagster's history")
         made = Manifest(
             format=manifests.FORMAT,
@@ -135,6 +135,6 @@ def _export_instance(client: Client, folder: Path) -> int:
 def _has_dagster(settings: Settings) -> bool:
     """False where Dagster keeps its history on another server."""
     with connected(settings, NAME) as connection, connection.cursor() as cursor:
-        cursor.execute(_DATABASES["database_exists"], {"name": _DAGSTER_DATABASE})
+        cursor.execute(_DATABASES["database_exists"], {"name": HISTORY_DATABASE})
         ((exists,),) = cursor.fetchall()
     return bool(exists)

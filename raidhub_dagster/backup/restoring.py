@@ -24,7 +24,7 @@ from raidhub_dagster.storage.clickhouse_migrations import migrate_clickhouse
 from raidhub_dagster.storage.clickhouse_parity import DAY_AGGREGATES, TIMELESS_AGGREGATE
 from raidhub_dagster.storage.clickhouse_reports import WEAPON_META_TREND, WEEKLY_RAID_REPORT
 from raidhub_dagster.storage.clickhouse_sender import empty_staging
-from raidhub_dagster.storage.migrations import migrate_postgres
+from raidhub_dagster.storage.migrations import make_role, migrate_postgres, prepare_history
 from raidhub_dagster.storage.postgres import BusyError, connect, connected
 from raidhub_dagster.storage.queries import load
 from raidhub_dagster.storage.reconcile import Reopened, match_clickhouse, reopen
@@ -67,6 +67,7 @@ def restore_all(
     with closing(connect(settings, NAME, database=_MAINTENANCE_DATABASE)) as maintenance:
         maintenance.autocommit = True  # databases are made and dropped in no transaction
         _lock(maintenance)
+        _check_login(maintenance)
         check_version(settings, manifest.postgres_major, maintenance.server_version // 10_000)
         for database in databases.values():
             _check_database(settings, maintenance, database, force=force)
@@ -85,6 +86,17 @@ def _lock(maintenance: Connection) -> None:
         cursor.execute(_TRY_LOCK, {"name": "restore"})
         if cursor.fetchall() != [(True,)]:
             raise BusyError("another restore runs on this server")
+
+
+def _check_login(maintenance: Connection) -> None:
+    with maintenance.cursor() as cursor:
+        cursor.execute(_SQL["may_make_databases"])
+        ((login, may),) = cursor.fetchall()
+    if not may:
+        raise ConfigurationError(
+            f"{login} may make no database: restore with the owner's POSTGRES_USER, who needs"
+            " CREATEDB for that time"
+        )
 
 
 def _check_database(
@@ -143,8 +155,7 @@ def _create_roles(maintenance: Connection, manifest: Manifest) -> None:
     with maintenance.cursor() as cursor:
         cursor.execute(_SQL["list_missing_roles"], {"roles": manifest.roles})
         for (role,) in cursor.fetchall():
-            statement = sql.SQL(_DATABASES["create_role"])
-            cursor.execute(statement.format(role=sql.Identifier(role)))
+            make_role(maintenance, role, None)
 
 
 def _recreate(maintenance: Connection, database: str) -> None:
@@ -157,6 +168,8 @@ def _finish(
     settings: Settings, folder: Path, manifest: Manifest, *, hours: int, tell: Tell
 ) -> Reopened:
     migrate_postgres(settings)
+    if DAGSTER in manifest.databases:
+        prepare_history(settings)
     migrate_clickhouse(settings)
     clickhouse_lookups.refresh(settings)
     with (

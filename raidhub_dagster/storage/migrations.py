@@ -89,10 +89,8 @@ def migrate_postgres(
     )
     with _alone(settings) as maintenance:
         _check_roles(maintenance, settings)
-        _make_role(
-            maintenance, settings.postgres_readonly_user, settings.postgres_readonly_password
-        )
-        _make_role(maintenance, settings.postgres_writer_user, settings.postgres_writer_password)
+        make_role(maintenance, settings.postgres_readonly_user, settings.postgres_readonly_password)
+        make_role(maintenance, settings.postgres_writer_user, settings.postgres_writer_password)
         _create_database(maintenance, settings.postgres_db)
         applied = _apply(settings, folder, phase, patient)
         with _transaction(settings) as connection:
@@ -111,7 +109,7 @@ def prepare_history(settings: Settings, *, name: str = HISTORY_DATABASE) -> None
         _check_roles(maintenance, settings)
         _create_database(maintenance, name)
         if settings.postgres_dagster_password is not None:
-            _make_role(
+            make_role(
                 maintenance, settings.postgres_dagster_user, settings.postgres_dagster_password
             )
         try:
@@ -268,8 +266,11 @@ def _check_roles(maintenance: Connection, settings: Settings) -> None:
         taken[role] = setting
 
 
-def _make_role(connection: Connection, role: str, password: SecretStr | None) -> None:
-    """The role, without login until it has a password."""
+def make_role(connection: Connection, role: str, password: SecretStr | None) -> None:
+    """The role, without login until it has a password.
+
+    Raises ConfigurationError when the login of `connection` may make none.
+    """
     name = sql.Identifier(role)
     with connection.cursor() as cursor:
         cursor.execute(_SQL["select_role"], {"role": role})

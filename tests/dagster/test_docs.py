@@ -70,7 +70,9 @@ def test_pages_of_operations_name_what_exists(path: Path, repository: Repository
     clocks = {schedule.name for schedule in repository.schedule_defs}
     clocks |= {sensor.name for sensor in repository.sensor_defs}
     files = {file.stem for file in (DOCS / "repairs").glob("*.yaml")}
-    named = names_in(path.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    named = names_in(text)
+    assert set(re.findall(r"dagster job execute [^`]*-j (\w+)", text)) <= jobs
     assert {name for name in named if name.endswith("_job")} <= jobs
     assert {name for name in named if re.search(r"_(schedule|sensor)$", name)} <= clocks
     assert {name for name in named if name in files} <= jobs

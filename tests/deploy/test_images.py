@@ -37,7 +37,7 @@ OWN = ("raidhub_dagster", "assets", "sensors", "streaming", "simulator")
 # What the image `stream` starts; the others of the command line belong to a checkout.
 STREAM_COMMANDS = (
     *("zeus", "atlas", "hermes", "simulate", "migrate", "seed", "ingest", "verify"),
-    *("queues", "health"),
+    *("queues", "health", "reconcile"),
 )
 STREAM_MODULES = ("streaming.zeus.process", "streaming.atlas.process", "streaming.hermes.process")
 DAGSTER_MODULES = ("raidhub_dagster.definitions", "raidhub_dagster.daemon")

@@ -5,7 +5,7 @@ The whole stack, destroyed and restored while it crawls, is tests/e2e/test_backu
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  the driver's own class
 
 from raidhub_dagster.backup import manifest as manifests
 from raidhub_dagster.backup import postgres as pg_tools
@@ -24,6 +25,7 @@ from raidhub_dagster.errors import ConfigurationError, PermanentError
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.storage import clickhouse as ch
 from raidhub_dagster.storage import clickhouse_lookups
+from raidhub_dagster.storage.migrations import HISTORY_DATABASE, prepare_history
 from raidhub_dagster.storage.postgres import alone, connect, connected
 from raidhub_dagster.storage.reconcile import Reopened, match_clickhouse, reopen
 from raidhub_dagster.storage.verify import verify
@@ -57,6 +59,11 @@ UPDATE streaming.outbox SET sent_at = now() WHERE kind = 'message';
 """
 
 
+# Nobody else's on the server of all tests.
+DAGSTER_ROLE = "dagster_of_backups"
+HISTORY = {"postgres_dagster_user": DAGSTER_ROLE, "postgres_dagster_password": "geheim"}
+
+
 def fill(stores: Analytics) -> None:
     """Runs of two seasons, sent, corrected, waiting, and in a batch that was never tried."""
     stores.store(run(101, started=LONG_AGO), run(102), run(103, players=(2, 3)))
@@ -82,7 +89,7 @@ def source(
         own_postgres(postgres_server) as postgres,
         own_clickhouse(clickhouse_server, postgres_server) as clickhouse,
     ):
-        settings = make_settings(postgres, clickhouse)
+        settings = make_settings(postgres, clickhouse, HISTORY)
         with (
             connected(settings, "pytest") as connection,
             closing(ch.connect(settings, "pytest")) as client,
@@ -94,10 +101,35 @@ def source(
 
 
 @pytest.fixture(scope="module")
-def backup(source: Analytics, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backup(source: Analytics, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With Dagster's history, which is gone when the tests begin."""
     folder = tmp_path_factory.mktemp("backup") / "first"
+    prepare_history(source.settings)
+    with connected_to_history(source.settings) as cursor:
+        cursor.execute("CREATE TABLE runs AS SELECT 7 AS id")
     make(source.settings, folder, jobs=1, tell=print)
-    return folder
+    drop_databases(source.settings, HISTORY_DATABASE)
+    yield folder
+    source.rows(f"DROP ROLE {DAGSTER_ROLE}")
+
+
+@contextmanager
+def connected_to_history(settings: Settings) -> Iterator[Cursor]:
+    """With the login of Dagster's processes."""
+    with (
+        closing(connect(settings.of_history, "pytest", database=HISTORY_DATABASE)) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        yield cursor
+
+
+def drop_databases(settings: Settings, *names: str) -> None:
+    with closing(connect(settings, "pytest", database="postgres")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name in names:
+                cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -106,10 +138,7 @@ def target(source: Analytics) -> Iterator[Settings]:
     names = {"postgres_db": "restored", "clickhouse_db": "restored"}
     settings = source.settings.model_copy(update=names)
     yield settings
-    with closing(connect(settings, "pytest", database="postgres")) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
+    drop_databases(settings, "restored", HISTORY_DATABASE)
     source.clickhouse.command("DROP DATABASE IF EXISTS restored")
 
 
@@ -150,6 +179,10 @@ def test_a_restore_ends_equal_and_asks_again_for_what_was_on_its_way(
     restored = opened(target)
     assert restored.rows(SEASONS) == source.rows(SEASONS)
     assert len({season for _, season in restored.rows(SEASONS)}) == 2
+    with connected_to_history(target) as cursor:
+        cursor.execute("ALTER TABLE runs ADD COLUMN tags text")  # as an upgrade of Dagster does
+        cursor.execute("SELECT id FROM runs")
+        assert cursor.fetchall() == [(7,)]
 
     messages = source.rows("SELECT count(*) FROM streaming.outbox WHERE kind = 'message'")[0][0]
     assert done == Reopened(blocks=1, missed=1, parked=1, messages=messages)
@@ -343,6 +376,13 @@ def test_two_restores_at_once_are_refused(
         pytest.raises(PermanentError, match="another restore runs"),
     ):
         restore(target, backup)
+
+
+def test_a_login_that_may_make_no_database_restores_nothing(backup: Path, target: Settings) -> None:
+    """POSTGRES_USER is the writer's wherever the roles are apart."""
+    login = {"postgres_user": DAGSTER_ROLE, "postgres_password": target.postgres_dagster_password}
+    with pytest.raises(ConfigurationError, match=f"{DAGSTER_ROLE} may make no database"):
+        restore(target.model_copy(update=login), backup)
 
 
 def test_a_tool_that_fails_says_why(source: Analytics, tmp_path: Path) -> None:

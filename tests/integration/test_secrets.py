@@ -79,9 +79,15 @@ WRONG_LOGIN = "password authentication failed"
         (("seed", "--wait", "0"), (), WRONG_LOGIN),
         (("verify",), (), WRONG_LOGIN),
         (("ingest", "."), (), WRONG_LOGIN),
+        (("backup", "out"), (), WRONG_LOGIN),
+        (("reconcile",), (), WRONG_LOGIN),
+        (("reconcile",), ("POSTGRES",), "ClickHouse does not answer"),
         (("queues",), (), "ACCESS_REFUSED"),
     ],
-    ids=["migrate", "migrate clickhouse", "seed", "verify", "ingest", "queues"],
+    ids=[
+        *("migrate", "migrate clickhouse", "seed", "verify", "ingest", "backup", "reconcile"),
+        *("reconcile clickhouse", "queues"),
+    ],
 )
 def test_a_command_that_is_refused_tells_no_secret(
     environment: Environment,

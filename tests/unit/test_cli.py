@@ -57,6 +57,7 @@ def test_wrong_usage_exits_2() -> None:
         psycopg2.OperationalError("connection refused\nis it running?"),
         AMQPConnectionError("gone"),
         ConnectionRefusedError("refused"),
+        OSError(28, "No space left on device", "/backups/x"),
     ],
 )
 def test_a_failure_is_one_line_and_exit_1(

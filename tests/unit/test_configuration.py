@@ -135,6 +135,11 @@ PROBLEMS = {
     "rechecks": ("YOUNG_FIRST_RECHECK_S=200000", "YOUNG_LAST_RECHECK_S: 172800 is not after"),
     "young recheck": ("YOUNG_FIRST_RECHECK_S=60", "YOUNG_FIRST_RECHECK_S: after 60 s a raid is"),
     "readers": ("POSTGRES_USER=readonly", "POSTGRES_READONLY_USER: is the owner"),
+    "one role twice": (
+        "POSTGRES_DAGSTER_USER=raidhub_writer",
+        "POSTGRES_DAGSTER_USER: is POSTGRES_WRITER_USER too",
+    ),
+    "infinite": ("PLAYER_FRESH_H=inf", "PLAYER_FRESH_H: Input should be a finite number"),
     "ports": ("RAIDHUB_PORT_BASE=65530", "RAIDHUB_PORT_BASE: 65530 leaves no thirteen"),
     "arguments": ("RAIDHUB_ATLAS_ARGS=--target '1", "RAIDHUB_ATLAS_ARGS: No closing quotation"),
     "rules": ("CHEAT_VERSION=nobody", "CHEAT_VERSION: "),

@@ -116,6 +116,9 @@ def test_an_entry_says_what_it_means_where_to_look_what_to_do_and_when_it_is_ove
         titles = {panel["title"] for panel in boards[board]["panels"]}
         named = {" ".join(title.split()) for title in re.findall(r'"([^"]+)"', told)}
         assert named <= titles, (board, named - titles)
+    # Zeus and Bungie refuse whoever shows no key, which looks like the fault that is looked for.
+    asked = re.findall(r"`curl ([^`]*(?:\$ZEUS_HOST|www\.bungie)[^`]*)`", text)
+    assert all(request.startswith('-H "X-API-Key: KEY" ') for request in asked)
 
 
 # --- names of metrics -----------------------------------------------------------------------------

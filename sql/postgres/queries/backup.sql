@@ -24,6 +24,9 @@ ORDER BY r.rolname;
 SELECT role FROM unnest(%(roles)s::text[]) AS role
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role);
 
+-- name: may_make_databases
+SELECT current_user, rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user;
+
 -- name: list_clients
 -- Who would write into a database that is being restored, or be cut off by it.
 SELECT coalesce(nullif(application_name, ''), 'a client without a name'), count(*)
