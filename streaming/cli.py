@@ -142,7 +142,7 @@ def atlas(
     "--interface",
     default="enp1s0",
     show_default=True,
-    help="The network interface that carries the source addresses.",
+    help="The network interface that carries the source addresses, unless they are loopback's.",
 )
 @click.option(
     "--v6_n",
@@ -153,17 +153,25 @@ def atlas(
 )
 @click.option("--dev", is_flag=True, help="One source address; the limits stay.")
 def zeus(port: int | None, host: str | None, interface: str, v6_n: int, dev: bool) -> None:
-    """Pass requests on to Bungie within its limits until it is stopped."""
+    """Pass requests on to Bungie within its limits until it is stopped.
+
+    When the interface lacks source addresses, the commands that add them are the output.
+    """
     from streaming.zeus import process
+    from streaming.zeus.addresses import MissingAddressesError, NoInterfaceError
 
     settings = Settings.load()
-    process.run(
-        settings,
-        process.Options(
-            port=port or settings.zeus_port,
-            host=host or settings.zeus_bind,
-            interface=interface,
-            v6_n=v6_n,
-            dev=dev,
-        ),
+    options = process.Options(
+        port=port or settings.zeus_port,
+        host=host or settings.zeus_bind,
+        interface=interface,
+        v6_n=v6_n,
+        dev=dev,
     )
+    try:
+        process.run(settings, options)
+    except NoInterfaceError as error:
+        raise click.BadParameter(str(error), param_hint="--interface") from None
+    except MissingAddressesError as error:
+        click.echo("\n".join(error.commands))
+        raise

@@ -32,12 +32,13 @@ class Teller:
                         mentions=True,
                     )
                 )
-            case What.MOST_PAUSED:
+            case What.MOST_PAUSED | What.MOST_BLOCKED:
+                is_blocked = news.what is What.MOST_BLOCKED
                 paused = f"{news.number} of {self._addresses}"
                 self._alerts.send(
                     Alert(
                         news.what,
-                        "Most Addresses Paused",
+                        "Most Addresses Blocked" if is_blocked else "Most Addresses Paused",
                         Colour.DARK_ORANGE,
                         {"Paused": paused, "Last Reason": news.label},
                         every_s=_AGAIN_S,

@@ -63,16 +63,7 @@ def _addresses(settings: Settings, options: Options) -> list[str | None]:
         )
         return [None]
     found = source.sequence(settings.ipv6, 1 if options.dev else options.v6_n)
-    source.check(found, options.interface)
-    strangers = source.elsewhere(found, options.interface)
-    if strangers:
-        log.warning(
-            "%d source addresses, %s first, are not on %s but on another interface",
-            len(strangers),
-            strangers[0],
-            options.interface,
-            extra={"action": "zeus_addresses_elsewhere", "interface": options.interface},
-        )
+    source.check(found, options.interface, source.interfaces())
     log.info(
         "Requests leave from %d addresses, %s to %s",
         len(found),

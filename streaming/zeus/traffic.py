@@ -7,6 +7,7 @@ nor the clock; `gate.py` waits for it, `proxy.py` sends.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
 from raidhub_dagster.bungie.codes import CodeClass, Scope
 from raidhub_dagster.bungie.protocol import Answer
@@ -44,7 +45,8 @@ class What(StrEnum):
     """What happened; the value is the log's action."""
 
     ADDRESS_PAUSED = "zeus_address_paused"
-    MOST_PAUSED = "zeus_most_addresses_paused"
+    MOST_PAUSED = "zeus_most_addresses_paused"  # throttled: we ask too much
+    MOST_BLOCKED = "zeus_most_addresses_blocked"  # by pages of the edge: it does not want us
     BACKED_OFF = "zeus_backed_off"
     KEY_PAUSED = "zeus_key_paused"
     KEY_REFUSED = "zeus_key_quarantined"
@@ -115,7 +117,7 @@ class Traffic:
             for host in Host
         }
         self._next = dict.fromkeys(Host, 0)
-        self._most_paused = False  # told already
+        self._told: set[What] = set()  # why most addresses pause, since all were well
 
     # --- what may be sent -----------------------------------------------------------------------
 
@@ -213,8 +215,8 @@ class Traffic:
         return [News(What.KEY_PAUSED, sent.key, seconds, answer.label)]
 
     def _address_throttled(self, sent: Sent, answer: Answer, now: float) -> list[News]:
-        if self._most_paused and all(each.share(now) == 1 for each in self._ladders):
-            self._most_paused = False  # all had come back
+        if self._told and all(each.share(now) == 1 for each in self._ladders):
+            self._told.clear()  # all had come back
         ladder = self._ladders[sent.address]
         is_new = ladder.pause(now, answer.pause_s, sent.at)
         for host in Host:
@@ -229,9 +231,11 @@ class Traffic:
             News(What.ADDRESS_PAUSED, sent.address, seconds, answer.label, sent.host, left=left)
         ]
         if paused * 2 > len(self._ladders):
-            if not self._most_paused:
-                self._most_paused = True
-                news.append(News(What.MOST_PAUSED, paused, label=answer.label, left=left))
+            is_page = answer.code is None and answer.http_status != HTTPStatus.TOO_MANY_REQUESTS
+            what = What.MOST_BLOCKED if is_page else What.MOST_PAUSED
+            if what not in self._told:
+                self._told.add(what)
+                news.append(News(what, paused, label=answer.label, left=left))
             for host in Host:
                 self._backoffs[host].back_off(now, sent.at)
                 self._stop(host, now)

@@ -9,11 +9,12 @@ import psycopg2
 import pytest
 
 from raidhub_dagster.storage.postgres import connect
-from tests.support.system import FIRST_ID, System, system, wait_for
+from tests.support.system import DAGSTER, FIRST_ID, System, system, wait_for
 from tests.support.truth import assert_true, read_truth
 
-KILLED = ("zeus", "atlas", "hermes", "relay", "rabbitmq")
-RESTARTED = ("postgres", "clickhouse")
+# By `kill -9`; of PostgreSQL that is the postmaster, of ClickHouse the process with the engine.
+KILLED = ("zeus", "atlas", "hermes", "relay", "rabbitmq", "postgres", "clickhouse")
+RESTARTED = ("postgres", "clickhouse")  # in order, too: that is another way to end
 # Everything that heals does so within seconds; what never heals stays out of the truth.
 _MEAN = (
     "--players 3000 --historic-share 0.5 --fault late=0.01 --fault late_s=15 --fault blocked=0.05"
@@ -31,28 +32,44 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_half_an_hour_of_kills_changes_nothing(tmp_path: Path) -> None:
-    """The same for long enough to meet what happens once in hundreds of deaths."""
-    run_with_deaths(tmp_path, ids=160_000, latency_ms=150, deaths=301, seed=int(time.time()))
+    """The same for long enough to meet what happens once in hundreds of deaths.
+
+    Dagster dies too, with whatever its schedules and sensors have begun.
+    """
+    seed = int(time.time())
+    run_with_deaths(tmp_path, ids=160_000, latency_ms=150, deaths=301, seed=seed, with_dagster=True)
 
 
-def run_with_deaths(folder: Path, *, ids: int, latency_ms: int, deaths: int, seed: int) -> None:
+def run_with_deaths(
+    folder: Path,
+    *,
+    ids: int,
+    latency_ms: int,
+    deaths: int,
+    seed: int,
+    with_dagster: bool = False,
+) -> None:
     head = FIRST_ID + ids - 1
-    mortal = [*KILLED, *RESTARTED]
-    names = mortal * (deaths // len(mortal))
-    Random(seed).shuffle(names)
+    killed = (*KILLED, *DAGSTER) if with_dagster else KILLED
+    ends = [(name, True) for name in killed] + [(name, False) for name in RESTARTED]
+    luck = Random(seed)
+    order = ends + luck.choices(ends, k=deaths - len(ends))
+    luck.shuffle(order)
     print(f"seed {seed}")
     with system(
         folder,
         simulator=f"{_MEAN} --head {head} --fault latency_ms={latency_ms}",
         atlas=_PATIENT,
+        without=() if with_dagster else DAGSTER,
+        limit_s=300,
     ) as running:
-        for number, name in enumerate(names, start=1):
-            # The stores restart in order; between two deaths the crawl goes on for a while.
-            if name in KILLED:
+        for number, (name, is_killed) in enumerate(order, start=1):
+            # Between two deaths the crawl goes on for a while.
+            if is_killed:
                 wait_for(f"{name} is up", lambda n=name: running.kill(n), limit_s=60)  # type: ignore[misc]
             else:
-                running.supervisor.stop_process(name)
-                running.supervisor.start_process(name)
+                running.stop(name)
+                running.start(name)
             wanted = FIRST_ID + ids * 0.8 * number / deaths
             wait_for("the crawl goes on", lambda w=wanted: _cursor(running) >= w, limit_s=300)  # type: ignore[misc]
         # With 24 fetches at a time and retries about 100 ids a second: the last fifth and the odd.
@@ -68,6 +85,10 @@ def run_with_deaths(folder: Path, *, ids: int, latency_ms: int, deaths: int, see
             assert assert_true(connection, running.simulator, FIRST_ID, head) > ids * 0.03
         recount = running.raidhub("verify", "--wait", 120)
         assert recount.returncode == 0, recount.stdout + recount.stderr
+        if with_dagster:
+            running.start("atlas")
+            # A code server that died last needs half a minute to come back.
+            wait_for("all are up", lambda: _is_healthy(running), limit_s=120, pause_s=5)
 
 
 def _cursor(running: System) -> int:
@@ -76,6 +97,11 @@ def _cursor(running: System) -> int:
         return running.number("SELECT coalesce(max(next_id), 0) FROM streaming.crawl_cursor")
     except psycopg2.OperationalError:
         return 0
+
+
+def _is_healthy(running: System) -> bool:
+    """Every service, Dagster's three among them."""
+    return running.raidhub("status").returncode == 0
 
 
 def _is_complete(running: System, head: int) -> bool:

@@ -95,17 +95,22 @@ async def running(folder: Path, *arguments: object, given: Environment) -> Async
         await process.wait()
 
 
-def fail(folder: Path, *arguments: object, given: Environment) -> str:
-    """The one line that a zeus says which does not start."""
-    done = subprocess.run(
+def end(folder: Path, *arguments: object, given: Environment) -> subprocess.CompletedProcess[str]:
+    """A zeus that does not start."""
+    return subprocess.run(
         command(*arguments),
         cwd=folder,
         env=given,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def fail(folder: Path, *arguments: object, given: Environment) -> str:
+    """The one line that a zeus says which does not start."""
+    done = end(folder, *arguments, given=given)
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert len(told) == 1, done.stderr
@@ -246,12 +251,21 @@ async def test_a_refused_key_alerts_once_and_stays_secret(tmp_path: Path) -> Non
     assert not any(key in said for key in (KEY, *OURS))
 
 
-def test_missing_addresses_are_one_line_with_the_command_that_adds_them(tmp_path: Path) -> None:
-    told = fail(
-        tmp_path, "--interface", "eth7", "--v6_n", "2", given=environment(IPV6="2001:db8:77::5")
-    )
-    assert "2 of 2 source addresses" in told
-    assert "ip -6 addr add 2001:db8:77::5/128 dev eth7" in told
+def test_missing_addresses_are_one_line_and_the_output_adds_them(tmp_path: Path) -> None:
+    given = environment(IPV6="2001:db8:77::5")
+    done = end(tmp_path, "--interface", "lo", "--v6_n", "2", given=given)
+    assert done.returncode == 1
+    assert "raidhub: 2 of 2 source addresses are not on lo" in done.stderr.splitlines()[-1]
+    assert done.stdout.splitlines() == [
+        f"ip -6 addr add 2001:db8:77::{n}/128 dev lo" for n in (5, 6)
+    ]
+
+
+def test_an_interface_that_is_not_there_is_a_wrong_flag(tmp_path: Path) -> None:
+    given = environment(IPV6="2001:db8:77::5")
+    done = end(tmp_path, "--interface", "eth7", given=given)
+    assert done.returncode == 2
+    assert "--interface: this machine has no interface eth7; it has " in done.stderr
 
 
 def test_a_missing_key_is_one_line(tmp_path: Path) -> None:

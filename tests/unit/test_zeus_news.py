@@ -38,8 +38,12 @@ CODE = "PerEndpointRequestThrottleExceeded"
             "API Key Quarantined: Key: 1; Reason: ApiInvalidOrExpiredKey; Healthy Keys: 0",
         ),
         (
-            News(What.MOST_PAUSED, 9, label="Http403", left=7),
-            "Most Addresses Paused: Paused: 9 of 16; Last Reason: Http403",
+            News(What.MOST_PAUSED, 9, label=CODE, left=7),
+            f"Most Addresses Paused: Paused: 9 of 16; Last Reason: {CODE}",
+        ),
+        (
+            News(What.MOST_BLOCKED, 9, label="Http403", left=7),
+            "Most Addresses Blocked: Paused: 9 of 16; Last Reason: Http403",
         ),
     ],
     ids=lambda value: value.what.name if isinstance(value, News) else "",
@@ -67,6 +71,8 @@ def test_each_key_alerts_once_and_for_itself(caplog: pytest.LogCaptureFixture) -
     ]
 
 
-@pytest.mark.parametrize("title", ["API Key Quarantined", "Most Addresses Paused"])
+@pytest.mark.parametrize(
+    "title", ["API Key Quarantined", "Most Addresses Paused", "Most Addresses Blocked"]
+)
 def test_alerts_are_in_the_list_of_alerts(title: str) -> None:
     assert f"| {title} | zeus |" in DOCS.read_text("utf-8")

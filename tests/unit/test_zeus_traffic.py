@@ -208,6 +208,10 @@ def test_more_than_half_of_the_addresses_paused_is_a_back_off_told_once() -> Non
     for address in range(4):
         told += kinds(subject.answered(sent(address=address, at=again), refusal(51), again))
     assert told.count(What.MOST_PAUSED) == 1
+    blocked = NOW + 40  # and now the edge has had enough: that asks for something else
+    for address in range(4):
+        told += kinds(subject.answered(sent(address=address, at=blocked), page(403), blocked))
+    assert (told.count(What.MOST_PAUSED), told.count(What.MOST_BLOCKED)) == (1, 1)
     another = NOW + 1000  # long after all had recovered
     for address in range(4):
         told += kinds(subject.answered(sent(address=address, at=another), refusal(51), another))
