@@ -88,7 +88,6 @@ def judge(connection: Connection, parameters: Parameters, ids: Iterable[int]) ->
     for facts in load_facts(connection, ids):
         try:
             verdict = rules.check(parameters, facts)
-            _refuse_impossible(verdict)
         except Exception as error:  # noqa: BLE001  whatever a rule raises is about this instance
             told = f"the cheat rules fail on instance {facts.instance_id}: {error!r}"
             failure = CheckFailedError(told, {"instance_id": facts.instance_id})
@@ -166,10 +165,3 @@ def record(
             if verdict.probability >= limit > before.get(verdict.instance_id, 0.0):
                 message = flag_notice.flagged_instance(parameters, facts, verdict)
                 webhooks.enqueue(cursor, webhooks.Webhook.CHEAT_CHECK, verdict.instance_id, message)
-
-
-def _refuse_impossible(verdict: Verdict) -> None:
-    """One probability that the tables refuse would take the whole batch down."""
-    for probability in (verdict.probability, *(p.probability for p in verdict.players)):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"a probability of {probability}")

@@ -226,9 +226,7 @@ def test_many_cheaters_are_more_than_one_transaction(suspects: Suspects) -> None
 def test_an_excluded_raid_leaves_the_team_boards_whoever_excluded_it(
     suspects: Suspects, source: str
 ) -> None:
-    """The site's own button must work as the rules do, at the next refresh, and so must its way
-    back: it whitelists the raid.
-    """
+    """The site's own buttons must work at the next refresh; that of the way back whitelists."""
     suspects.player(CHEAT)
     first, second = suspects.run([CHEAT]), suspects.run([CHEAT])
 

@@ -296,9 +296,7 @@ def team_world(world: World) -> World:
 
 
 def test_first_teams_are_ordered_by_time_then_id(team_world: World) -> None:
-    """Only completed, not blacklisted instances count, a whitelisted one in any case; members are
-    those who finished.
-    """
+    """Only completed instances count, blacklisted ones if whitelisted; members are who finished."""
     at = KINGS_FALL_RELEASE + HOUR
     team_world.instance(12, KINGS_FALL, at, [3, 1], quitters=[2])
     team_world.instance(11, KINGS_FALL, at, [4])
