@@ -25,6 +25,7 @@ from streaming.hermes.process import run
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_cheat_check import TOPIC
 from tests.support import worlds
+from tests.support.cheats import broken_for
 from tests.support.queues import consuming, publish, ready, take, until
 from tests.support.topics import execute, outcome, rows, small, store
 
@@ -225,18 +226,11 @@ def test_a_body_without_an_id_is_permanent_and_alone(settings: Settings, bad: by
 
 
 def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(settings: Settings) -> None:
-    """It has the error as its outcome, with its id, and is checked once the rule is mended.
-
-    The rules raise nothing whatever is stored: a raid without numbers of its own, which no file of
-    parameters may have, stands for a mistake in them.
-    """
-    parameters = load_parameters()
-    raid = worlds.HASHES[DUO.hash]
-    half = parameters.activities[raid].model_copy(update={"min_kills": None})
-    broken = parameters.model_copy(update={"activities": {**parameters.activities, raid: half}})
-    hash_ = next(hash_ for hash_, activity in worlds.HASHES.items() if activity != raid)
+    """It has the error as its outcome, with its id, and is checked once the rule is mended."""
+    hash_ = next(hash_ for hash_, raid in worlds.HASHES.items() if raid != worlds.HASHES[DUO.hash])
     other = msgspec.structs.replace(INSTANCE, instance_id=9, hash=hash_)
     store(settings, other)
+    broken = broken_for(worlds.HASHES[DUO.hash])
     with connected(settings, "test") as connection, connection:
         found = check_batch(connection, broken, [9, DUO.instance_id])
     wrong = found[DUO.instance_id]
