@@ -103,7 +103,8 @@ def record(
 ) -> None:
     """Makes flags and ledger of this version what `judged` says, ascending by instance.
 
-    Rows that say so already stay untouched, so that a repeat changes nothing. With `notify` a run
+    Rows that say so already stay untouched, so that a repeat changes nothing, unless other rules
+    looked since: then these are the latest again. With `notify` a run
     that was not flagged so gravely by this version before is put down for Discord.
     """
     if not judged:

@@ -166,6 +166,32 @@ def test_another_version_is_compared_with_the_verdict_before(settings: Settings)
     assert (again(settings).new_flags, again(settings).gone_flags) == (0, 0)
 
 
+def test_the_verdict_of_rules_that_came_back_is_the_latest_again(settings: Settings) -> None:
+    """Who goes back to the rules before and checks again would else be told of it for ever."""
+    parameters = PARAMETERS.activities
+    slow = {11: parameters[11].model_copy(update={"record_curve": None})}
+    other = version("compat-2.9").model_copy(update={"activities": {**parameters, **slow}})
+    change(settings, IDS[0], fast=True, cheat=True)
+    check(settings)
+    check(settings, other)
+
+    def superseded() -> list[tuple[bool]]:
+        return rows(
+            settings,
+            "SELECT streaming.is_superseded(instance_id, cheat_check_version, flagged_at,"
+            " '{raidhub-3,compat-2}') FROM flagging.flag_instance"
+            f" WHERE cheat_check_version = '{PARAMETERS.version}'",
+        )
+
+    assert superseded() == [(True,)]
+    assert again(settings).new_flags == 1
+    assert superseded() == [(False,)]
+    before = everything(settings)
+    done = again(settings)
+    assert (done.new_flags, done.gone_flags) == (0, 0)
+    assert everything(settings) == before
+
+
 def test_flags_of_the_predecessor_count_as_a_verdict(settings: Settings) -> None:
     """Rows were taken over from it, and it had no ledger."""
     execute(
