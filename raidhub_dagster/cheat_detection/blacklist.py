@@ -74,7 +74,7 @@ def blacklist(
 
 
 def count_blacklist(connection: Connection) -> dict[str, int]:
-    """All blacklisted raids by who reported them."""
+    """Blacklisted raids by who reported them, without those that a person whitelisted."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_SQL["count_blacklist"])
         return dict(cursor.fetchall())

@@ -88,7 +88,6 @@ def judge(connection: Connection, parameters: Parameters, ids: Iterable[int]) ->
     for facts in load_facts(connection, ids):
         try:
             verdict = rules.check(parameters, facts)
-            _refuse_impossible(verdict)
         except Exception as error:  # noqa: BLE001  whatever a rule raises is about this instance
             told = f"the cheat rules fail on instance {facts.instance_id}: {error!r}"
             failure = CheckFailedError(told, {"instance_id": facts.instance_id})
@@ -104,7 +103,8 @@ def record(
 ) -> None:
     """Makes flags and ledger of this version what `judged` says, ascending by instance.
 
-    Rows that say so already stay untouched, so that a repeat changes nothing. With `notify` a run
+    Rows that say so already stay untouched, so that a repeat changes nothing, unless other rules
+    looked since: then these are the latest again. With `notify` a run
     that was not flagged so gravely by this version before is put down for Discord.
     """
     if not judged:
@@ -166,10 +166,3 @@ def record(
             if verdict.probability >= limit > before.get(verdict.instance_id, 0.0):
                 message = flag_notice.flagged_instance(parameters, facts, verdict)
                 webhooks.enqueue(cursor, webhooks.Webhook.CHEAT_CHECK, verdict.instance_id, message)
-
-
-def _refuse_impossible(verdict: Verdict) -> None:
-    """One probability that the tables refuse would take the whole batch down."""
-    for probability in (verdict.probability, *(p.probability for p in verdict.players)):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"a probability of {probability}")

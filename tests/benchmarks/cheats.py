@@ -7,6 +7,11 @@ chance of 0.7 is right seven times of ten. Tables go to stderr. The world and ev
 are a function of the seeds: those in TUNING_SEEDS are for whoever changes a rule or the world,
 figures are told of REPORTING_SEEDS only.
 
+`queue_precision` is that of the player-instances which a learned score would have people look at,
+those left out of which the rules are sure; `queue_recall` is of runs, over the styles without a
+rule. The model learns from the rules' verdicts on a world where cheats are rarer, and its threshold
+is set on another one.
+
 `instances_per_second` are stored runs that two processes check against PostgreSQL, from the ids to
 the commit; `worker_cpu_ms` is what one of them costs its process, `grown_mb` the memory that came
 on top after a third of the work. `rules_per_second` are the rules alone in one process.
@@ -40,6 +45,7 @@ from raidhub_dagster.cheat_detection.parameters import (
 )
 from raidhub_dagster.cheat_detection.rules import check
 from raidhub_dagster.cheat_detection.verdict import Verdict
+from raidhub_dagster.cheat_learning.models import is_installed
 from raidhub_dagster.pgcr.envelope import pack, stamped
 from raidhub_dagster.pgcr.model import Rejection
 from raidhub_dagster.pgcr.parse import parse
@@ -52,7 +58,8 @@ from simulator.reports import Reports
 from simulator.world import FIRST_ID
 from tests.benchmarks.machine import Figures, report
 from tests.benchmarks.store import server
-from tests.support.judged import NOW, Case, make_world, read_cases, with_norms
+from tests.support.judged import CHEATED, NOW, Case, make_world, read_cases, with_norms
+from tests.support.learned import Adviser, learn
 
 TUNING_SEEDS = (101, 102)
 REPORTING_SEEDS = (9101, 9102, 9103)
@@ -61,6 +68,9 @@ STORED, WORKERS = 12_000, 2  # runs that are checked in PostgreSQL, by so many p
 FLAGGED = 0.5
 LEVEL = 3
 COVERED = tuple(style for style in STYLES if style != FRESH_ACCOUNT)
+UNCOVERED = tuple(style for style in STYLES if style not in COVERED)
+# Where every seventh run is cheated, cheaters are not odd. In the real game they are rarer still.
+LEARNED_SHARE = 0.03
 
 
 class Judged(NamedTuple):
@@ -92,10 +102,12 @@ class Evaluation(NamedTuple):
     rules_per_second: float
 
 
-def judge_worlds(parameters: Parameters, seeds: Sequence[int], runs: int) -> Evaluation:
+def judge_worlds(
+    parameters: Parameters, seeds: Sequence[int], runs: int, *, cheaters: float = CHEATED
+) -> Evaluation:
     """Every run of these worlds judged, then every player by what was flagged."""
-    worlds = {seed: make_world(seed) for seed in seeds}
-    cases = [(seed, case) for seed in seeds for case in _cases(seed, runs)]
+    worlds = {seed: make_world(seed, cheaters=cheaters) for seed in seeds}
+    cases = [(seed, case) for seed in seeds for case in _cases(seed, runs, cheaters)]
     usual = with_norms(parameters, [case for _, case in cases])
     began = time.perf_counter()
     verdicts = [check(parameters, case.facts) for case in usual]
@@ -113,8 +125,8 @@ def judge_worlds(parameters: Parameters, seeds: Sequence[int], runs: int) -> Eva
 
 
 @cache
-def _cases(seed: int, runs: int) -> list[Case]:
-    return list(read_cases(make_world(seed), runs))
+def _cases(seed: int, runs: int, cheaters: float) -> list[Case]:
+    return list(read_cases(make_world(seed, cheaters=cheaters), runs))
 
 
 # --- players ------------------------------------------------------------------------------------
@@ -254,6 +266,73 @@ def _calibration_error(judged: Sequence[Judged]) -> float:
         for found in _bins(judged)
     )
     return error / max(len(judged), 1)
+
+
+# --- learned scores -----------------------------------------------------------------------------
+
+Queued = frozenset[tuple[int, int, int]]
+"""Seed, instance and player of those whom people would be asked to look at."""
+
+
+def learn_from_worlds(parameters: Parameters, runs: int) -> Adviser:
+    """Learned and tuned on the tuning seeds."""
+    shown, tuned = TUNING_SEEDS
+    rare = judge_worlds(parameters, [shown], runs, cheaters=LEARNED_SHARE)
+    usual = judge_worlds(parameters, [tuned], runs)
+    return learn(parameters, _verdicts(rare.judged), _verdicts(usual.judged))
+
+
+def queue(parameters: Parameters, adviser: Adviser, judged: Sequence[Judged]) -> Queued:
+    by_seed: dict[int, list[Judged]] = defaultdict(list)
+    for j in judged:
+        by_seed[j.seed].append(j)
+    return frozenset(
+        (seed, instance_id, player)
+        for seed, mine in by_seed.items()
+        for instance_id, player in adviser.queue(parameters, _verdicts(mine))
+    )
+
+
+def _verdicts(judged: Sequence[Judged]) -> list[tuple[Case, Verdict]]:
+    return [(j.case, j.verdict) for j in judged]
+
+
+def _is_found(judged: Judged, queued: Queued) -> bool:
+    """Whether a cheater of the run is queued."""
+    instance_id = judged.case.facts.instance_id
+    return any((judged.seed, instance_id, who) in queued for who in judged.case.cheating)
+
+
+def queue_figures(judged: Sequence[Judged], queued: Queued) -> Figures:
+    guilty = {(j.seed, j.case.facts.instance_id, who) for j in judged for who in j.case.cheating}
+    return {
+        "queue_precision": _share(look in guilty for look in queued),
+        "queue_recall": _share(_is_found(j, queued) for j in judged if j.case.conduct in UNCOVERED),
+    }
+
+
+def queue_table(judged: Sequence[Judged], queued: Queued) -> str:
+    """Recall of runs by style: of the rules, of the queue, of either; and who is queued wrongly."""
+    rows: list[Row] = []
+    for style in STYLES:
+        mine = [j for j in judged if j.case.conduct == style]
+        found = [_is_found(j, queued) for j in mine]
+        either = [j.is_flagged or of_queue for j, of_queue in zip(mine, found, strict=True)]
+        has_rule = "yes" if style in COVERED else "no"
+        by_rules = _share(j.is_flagged for j in mine)
+        rows.append((style, has_rule, len(mine), by_rules, _share(found), _share(either)))
+    wrong: dict[str, int] = defaultdict(int)
+    for j in judged:
+        for player in j.verdict.players:
+            look = (j.seed, j.case.facts.instance_id, player.membership_id)
+            if look in queued and player.membership_id not in j.case.cheating:
+                wrong[j.case.conduct or "ordinary"] += 1
+    return "\n\n".join(
+        (
+            _table(("learned score", "rule", "runs", "by rules", "queued", "either"), rows),
+            _table(("queued wrongly, in runs", "players"), sorted(wrong.items())),
+        )
+    )
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -436,6 +515,11 @@ def run() -> Figures:
         its = figures(evaluation)
         is_default = version == DEFAULT_VERSION
         found |= its if is_default else {f"{version}_{name}": its[name] for name in its}
+        if is_default and is_installed():
+            parameters = load_parameters(version)
+            queued = queue(parameters, learn_from_worlds(parameters, RUNS), evaluation.judged)
+            sys.stderr.write(f"{queue_table(evaluation.judged, queued)}\n\n")
+            found |= queue_figures(evaluation.judged, queued)
     return found | throughput()
 
 

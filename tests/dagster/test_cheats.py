@@ -7,12 +7,16 @@ import dagster as dg
 import pytest
 import yaml
 
+from raidhub_dagster.cheat_detection.checking import check_batch
+from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.definitions import build_defs
 from raidhub_dagster.resources import BungieResource, PostgresResource
 from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
 from raidhub_dagster.storage.postgres import alone, connected
+from raidhub_dagster.storage.store import Store
 from tests.dagster.home import ROOT
+from tests.support import worlds
 from tests.support.bungie import Bungie, simulated
 from tests.support.cheats import Suspects
 
@@ -76,7 +80,13 @@ def failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
 def test_one_run_goes_from_flags_to_the_report(
     postgres: dict[str, Any], instance: dg.DagsterInstance, suspects: Suspects, bungie: Bungie
 ) -> None:
-    """What the schedule starts four times a day."""
+    """What the schedule starts four times a day, and what a reviewer follows backwards."""
+    ann = worlds.FIRST_PLAYER
+    solos = [worlds.clear(n, hours=n, players=[ann]) for n in (1, 2, 3)]
+    Store(suspects.connection).store([worlds.report_of(solo) for solo in solos], source="test")
+    with suspects.connection:
+        check_batch(suspects.connection, load_parameters(), [s.instance_id for s in solos])
+    suspects.rows("DELETE FROM streaming.outbox")
     shown = bungie.player(lambda p: not p.is_private)
     known = suspects.cheater(shown.membership_id, 6, membership_type=shown.membership_type)
     gone = suspects.cheater(7, 4)
@@ -92,13 +102,13 @@ def test_one_run_goes_from_flags_to_the_report(
     assert failed_checks(result) == []
     assert [suspects.level(who) for who in (known, gone, worst)] == [3, 2, 4]
     counted = metadata(result, "player_flag_stats")
-    assert (counted["dagster/row_count"], counted["class_a"]) == (3, 110)
+    assert (counted["dagster/row_count"], counted["class_a"]) == (4, 113)
     told = metadata(result, "player_cheat_levels")
-    assert (told["dagster/row_count"], told["raised"], told["raised_to_4"]) == (3, 3, 1)
-    assert (told["profiles_asked"], told["judged_without_profile"]) == (3, 2)
-    assert [record.data["to"] for record in told["risen"].records] == [4, 3, 2]
+    assert (told["dagster/row_count"], told["raised"], told["raised_to_4"]) == (4, 4, 1)
+    assert (told["profiles_asked"], told["judged_without_profile"]) == (4, 3)
+    assert [record.data["to"] for record in told["risen"].records] == [4, 3, 2, 1]
     listed = metadata(result, "blacklisted_instances")
-    assert (listed["flagged"], listed["cascaded"], listed["cascading_players"]) == (0, 100, 1)
+    assert (listed["flagged"], listed["cascaded"], listed["cascading_players"]) == (3, 100, 1)
     report = metadata(result, "cheat_report")
     assert report["players_of_level_4"] == 1
     assert "| 4 | Blacklisted | 1 |" in report["report"]
@@ -108,6 +118,18 @@ def test_one_run_goes_from_flags_to_the_report(
     assert suspects.rows(
         "SELECT DISTINCT evidence ->> 'run' FROM streaming.cheat_level_change"
     ) == [(result.run_id,)]
+    ((evidence,),) = suspects.rows(
+        "SELECT evidence FROM streaming.cheat_level_change WHERE membership_id = %s", ann
+    )
+    assert evidence["flags"] == {"a": 3, "b": 0, "c": 0, "d": 0}
+    for solo, flag in zip(solos, evidence["instances"], strict=True):
+        assert flag["instance"] == solo.instance_id
+        ((numbers,),) = suspects.rows(
+            "SELECT explanation FROM flagging.flag_instance_player"
+            " WHERE membership_id = %s AND instance_id = %s AND cheat_check_version = %s",
+            *(ann, flag["instance"], flag["version"]),
+        )
+        assert "cleared fresh King's Fall with 1 player, expected at least 3" in numbers
 
 
 def test_a_second_run_changes_nothing(

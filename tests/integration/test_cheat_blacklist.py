@@ -226,7 +226,7 @@ def test_many_cheaters_are_more_than_one_transaction(suspects: Suspects) -> None
 def test_an_excluded_raid_leaves_the_team_boards_whoever_excluded_it(
     suspects: Suspects, source: str
 ) -> None:
-    """The site's own button must work as the rules do, at the next refresh."""
+    """The site's own buttons must work at the next refresh; that of the way back whitelists."""
     suspects.player(CHEAT)
     first, second = suspects.run([CHEAT]), suspects.run([CHEAT])
 
@@ -239,7 +239,7 @@ def test_an_excluded_raid_leaves_the_team_boards_whoever_excluded_it(
     assert board() == [(first, 1), (second, 2)]
     suspects.blacklist(first, source)
     assert board() == [(second, 1)]
-    suspects.rows("DELETE FROM flagging.blacklist_instance")
+    suspects.rows("UPDATE core.instance SET is_whitelisted = true")
     assert board() == [(first, 1), (second, 2)]
 
 
@@ -432,6 +432,7 @@ def test_the_report_counts(suspects: Suspects) -> None:
     suspects.flag(first, CHEAT, 0.9, bitmask=1 << 11 | 1 << 60 | 1 << 56)
     suspects.flag(second, None, 0.3, bitmask=1 << 11 | 1 << 51, at=ago(days=3))
     suspects.flag(second, None, 0.2, bitmask=1 << 11 | 1 << 51, version="beta-2.0", at=ago(days=3))
+    suspects.blacklist(suspects.run([FRIEND], is_whitelisted=True), "Manual")
     run(suspects)
     change(suspects, CHEAT, 0, 4)
     report = cheat_report.read_report(suspects.connection, PARAMETERS, days=60)

@@ -111,6 +111,11 @@ class World:
             instance_id,
         )
 
+    def whitelist(self, instance_id: int) -> None:
+        self.run(
+            "UPDATE core.instance SET is_whitelisted = true WHERE instance_id = %s", instance_id
+        )
+
     def board(self, view: str, *columns: str, order: str) -> list[tuple[Any, ...]]:
         refresh_view(self.connection, view, timeout_s=60)
         assert check_positions(self.connection, view) == []
@@ -291,7 +296,7 @@ def team_world(world: World) -> World:
 
 
 def test_first_teams_are_ordered_by_time_then_id(team_world: World) -> None:
-    """Only completed, not blacklisted instances count; members are those who finished."""
+    """Only completed instances count, blacklisted ones if whitelisted; members are who finished."""
     at = KINGS_FALL_RELEASE + HOUR
     team_world.instance(12, KINGS_FALL, at, [3, 1], quitters=[2])
     team_world.instance(11, KINGS_FALL, at, [4])
@@ -300,6 +305,8 @@ def test_first_teams_are_ordered_by_time_then_id(team_world: World) -> None:
     team_world.instance(15, KINGS_FALL, at, [1], completed=False)
     team_world.instance(16, KINGS_FALL, at, [], quitters=[1])
     team_world.blacklist(14)
+    team_world.blacklist(13)
+    team_world.whitelist(13)
     assert team_world.board(TEAM, *TEAM_COLUMNS, order="position") == [
         (11, 1, 1, 3600, [4]),
         (12, 2, 1, 3600, [1, 3]),
@@ -359,6 +366,8 @@ def test_world_first_race_ends_with_contest_and_week(team_world: World) -> None:
     team_world.instance(6, hash_, KINGS_FALL_RELEASE + HOUR, [1])
     team_world.instance(7, KINGS_FALL, KINGS_FALL_RELEASE + HOUR, [1])
     team_world.blacklist(6)
+    team_world.blacklist(5)
+    team_world.whitelist(5)
     assert challenge == 65
     columns = ("activity_id", "position", "rank", "instance_id", "time_after_launch")
     assert team_world.board(
@@ -409,6 +418,8 @@ def test_custom_race_counts_five_known_feats_in_48_hours(team_world: World) -> N
     for instance_id, (run, at, skulls) in (taken | refused).items():
         team_world.instance(instance_id, run, at, [2], quitters=[1], skulls=skulls)
     team_world.blacklist(10)
+    team_world.blacklist(3)
+    team_world.whitelist(3)
     assert team_world.board(CUSTOM_RACE, *TEAM_COLUMNS, order="position") == [
         (2, 1, 1, 0, [1, 2]),
         (3, 2, 1, 0, [1, 2]),

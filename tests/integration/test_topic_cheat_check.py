@@ -12,10 +12,8 @@ import msgspec
 import psycopg2
 import pytest
 
-from raidhub_dagster.cheat_detection import rules
-from raidhub_dagster.cheat_detection.facts import InstanceFacts
-from raidhub_dagster.cheat_detection.parameters import Parameters, load_parameters
-from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Reason, Verdict
+from raidhub_dagster.cheat_detection.checking import Outcome, check_batch
+from raidhub_dagster.cheat_detection.parameters import load_parameters
 from raidhub_dagster.errors import ConfigurationError, PermanentError
 from raidhub_dagster.pgcr.envelope import open_body
 from raidhub_dagster.pgcr.model import Instance, Weapon
@@ -27,6 +25,7 @@ from streaming.hermes.process import run
 from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_cheat_check import TOPIC
 from tests.support import worlds
+from tests.support.cheats import broken_for
 from tests.support.queues import consuming, publish, ready, take, until
 from tests.support.topics import execute, outcome, rows, small, store
 
@@ -41,6 +40,7 @@ EVERYTHING = {
     "players": "SELECT * FROM flagging.flag_instance_player ORDER BY 1, 2, 3",
     "messages": "SELECT * FROM streaming.outbox WHERE kind = 'webhook' ORDER BY 1",
 }
+_WEBHOOKS = " WHERE kind = 'webhook'"
 ANN, BEN = worlds.FIRST_PLAYER, worlds.FIRST_PLAYER + 1
 USED = (Weapon(5, 4, 1), Weapon(9, 3, 0))
 
@@ -59,42 +59,28 @@ def armed(instance: Instance) -> Instance:
 
 INSTANCE = armed(worlds.clear(1, hours=1, players=[ANN]))
 DUO = armed(worlds.clear(2, hours=2, players=[ANN, BEN]))
+# King's Fall from its beginning needs 460 kills: with fewer the chance of a cheat rises, and two
+# players are too few for it anyway.
+TEAM = armed(worlds.clear(4, hours=4, players=range(ANN, ANN + 6)))
+CLEAN = [100] * 6
 BODY = b"%d" % INSTANCE.instance_id
 
 
-class Rules:
-    """Rules of a test: they find what they are told to and note what they were asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.probability = 0.75
-        self.players = 0.5
-        self.asked: list[int] = []
-        self.fails: dict[int, Exception] = {}
-        monkeypatch.setattr(rules, "check", self.check)
-
-    def check(self, parameters: Parameters, facts: InstanceFacts) -> Verdict:
-        self.asked.append(facts.instance_id)
-        if facts.instance_id in self.fails:
-            raise self.fails[facts.instance_id]
-        told = (Reason(62, self.probability, 'with "quotes", {braces} and a \\'),)
-        players = tuple(
-            PlayerVerdict(p.membership_id, self.players, 1 << 62, told) for p in facts.players
+def play(settings: Settings, instance: Instance, *kills: int) -> None:
+    """Gives the players so many kills, in their order."""
+    for player, number in zip(instance.players, kills, strict=True):
+        execute(
+            settings,
+            f"UPDATE extended.instance_character SET kills = {number}"
+            f" WHERE instance_id = {instance.instance_id}"
+            f" AND membership_id = {player.membership_id}",
         )
-        return Verdict(
-            *(facts.instance_id, parameters.version, self.probability, 1 << 62, told, players),
-            failed_rules=('speed: "x", {y}',),
-        )
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Rules:
-    return Rules(monkeypatch)
 
 
 @pytest.fixture
 def settings(postgres: dict[str, Any], settings_for: Callable[..., Settings]) -> Settings:
     found = settings_for(postgres, cheat_check_webhook_url="http://127.0.0.1:1/nobody-listens")
-    store(found, INSTANCE, DUO)
+    store(found, INSTANCE, DUO, TEAM)
     return found
 
 
@@ -108,20 +94,30 @@ def batch(settings: Settings, *bodies: bytes) -> list[Exception | None]:
         return list(handler.handle([Delivery(body) for body in bodies]))
 
 
-@pytest.mark.parametrize(("probability", "flags"), [(0.75, 1), (0.05, 0), (0.0, 0)])
+@pytest.mark.parametrize(
+    ("instance", "kills", "bits", "flags"),
+    [
+        (DUO, [60, 60], [11, 54, 55, 62], 3),
+        (TEAM, [74, 75, 75, 75, 75, 75], [11, 54], 1),  # 0.051
+        (TEAM, [75] * 6, [11], 0),  # 0.049
+        (TEAM, CLEAN, [11], 0),
+    ],
+    ids=["the run and both players", "the run", "just not", "clean"],
+)
 def test_every_check_is_recorded_a_clean_one_too(
-    settings: Settings, judge: Rules, probability: float, flags: int
+    settings: Settings, instance: Instance, kills: list[int], bits: list[int], flags: int
 ) -> None:
     """Otherwise every run over the last weeks would check the clean ones again."""
-    judge.probability = judge.players = probability
-    assert batch(settings, BODY, BODY) == [None, None]
-    assert judge.asked == [INSTANCE.instance_id]
-    assert rows(settings, LEDGER) == [
-        (
-            *(INSTANCE.instance_id, VERSION, probability, 1 << 62, flags, None),
-            ['speed: "x", {y}'],
-        )
-    ]
+    odd = 'with "quotes", {braces} and a \\'
+    execute(settings, f"UPDATE definitions.activity_definition SET name = '{odd}'")
+    play(settings, instance, *kills)
+    body = b"%d" % instance.instance_id
+    assert batch(settings, body, body) == [None, None]
+    (line,) = rows(settings, LEDGER)
+    mask = sum(1 << bit for bit in bits)
+    assert line[:2] == (instance.instance_id, VERSION)
+    assert line[3:] == (mask, max(flags - 1, 0), None, [])
+    assert (line[2] > 0.05) is (flags > 0)
     found = rows(
         settings,
         "SELECT cheat_probability::float, cheat_check_bitmask, explanation"
@@ -129,20 +125,29 @@ def test_every_check_is_recorded_a_clean_one_too(
         " SELECT cheat_probability, cheat_check_bitmask, explanation"
         " FROM flagging.flag_instance_player",
     )
-    assert found == [(probability, 1 << 62, 'with "quotes", {braces} and a \\')] * 2 * flags
+    assert len(found) == flags
+    assert all(odd in text for *_, text in found)
+    assert [row[:2] for row in found[:1]] == [(line[2], mask)] * min(flags, 1)
 
 
-def test_what_a_version_has_seen_is_not_looked_at_again(settings: Settings, judge: Rules) -> None:
+def test_what_a_rule_could_not_say_is_in_the_ledger(settings: Settings) -> None:
+    """Whoever wonders why a run is clean sees which rules were silent."""
+    execute(settings, "UPDATE core.instance SET duration = 0")
+    assert batch(settings, BODY) == [None]
+    (line,) = rows(settings, LEDGER)
+    assert line[-1] == [f"{rule}: the run took no time" for rule in ("time_dilation", "speed")]
+
+
+def test_what_a_version_has_seen_is_not_looked_at_again(settings: Settings) -> None:
     """A second delivery is the rule, not the exception."""
     assert batch(settings, BODY) == [None]
     before = everything(settings)
-    judge.probability = 0.0
+    assert len(before["instances"]) == 1
+    execute(settings, "UPDATE core.instance SET completed = false")  # nothing to flag any more
     assert batch(settings, BODY) == [None]
-    assert judge.asked == [INSTANCE.instance_id]
     assert everything(settings) == before
 
 
-@pytest.mark.usefixtures("judge")
 def test_another_version_checks_again_beside_the_first(settings: Settings) -> None:
     assert outcome(settings, TOPIC, BODY) is None
     other = settings.model_copy(update={"cheat_version": "compat-2.2.0"})
@@ -152,36 +157,47 @@ def test_another_version_checks_again_beside_the_first(settings: Settings) -> No
     assert rows(settings, versions) == [("compat-2.2.0",), (VERSION,)]
 
 
-def test_a_replaced_report_gets_the_flags_of_its_new_rows_only(
-    settings: Settings, judge: Rules
-) -> None:
-    """A missing player looked like a lowman; the flag must go with the mistake."""
-    bodies = [BODY, b"%d" % DUO.instance_id]
+def test_a_replaced_report_gets_the_flags_of_its_new_rows_only(settings: Settings) -> None:
+    """What looked like a cheat was half a report; the flag must go with the mistake."""
+    instances = "SELECT instance_id, cheat_probability::float FROM flagging.flag_instance"
+    bodies = [b"%d" % TEAM.instance_id, b"%d" % DUO.instance_id]
+    play(settings, DUO, 60, 60)
+    play(settings, TEAM, *[20] * 6)
     assert batch(settings, *bodies) == [None, None]
-    assert len(rows(settings, EVERYTHING["players"])) == 3
+    before = dict(rows(settings, instances))
+    assert set(before) == {TEAM.instance_id, DUO.instance_id}
+    assert [row[:2] for row in rows(settings, EVERYTHING["players"])] == [
+        (DUO.instance_id, ANN), (DUO.instance_id, BEN)
+    ]  # fmt: skip
     messages = rows(settings, EVERYTHING["messages"])
+    assert len(messages) == 2
     execute(settings, "DELETE FROM streaming.cheat_check")  # as the store does when it replaces
-    judge.probability, judge.players = 0.6, 0.0
+    execute(
+        settings,
+        f"UPDATE core.instance SET completed = false WHERE instance_id = {DUO.instance_id}",
+    )
+    play(settings, TEAM, *[60] * 6)
     assert batch(settings, *bodies) == [None, None]
-    found = "SELECT cheat_probability::float FROM flagging.flag_instance"
-    assert rows(settings, found) == [(0.6,), (0.6,)]
+    ((left, chance),) = rows(settings, instances)
+    assert left == TEAM.instance_id
+    assert 0.5 < chance < before[left]
     assert rows(settings, EVERYTHING["players"]) == []
     assert rows(settings, EVERYTHING["messages"]) == messages  # once an instance and version
     execute(settings, "DELETE FROM streaming.cheat_check")
-    judge.probability = 0.0
+    play(settings, TEAM, *CLEAN)
     assert batch(settings, *bodies) == [None, None]
     assert rows(settings, EVERYTHING["instances"]) == []
-    assert [row[2] for row in rows(settings, LEDGER)] == [0.0, 0.0]
+    assert [row[4:6] for row in rows(settings, LEDGER)] == [(0, "incomplete"), (0, None)]
 
 
-def test_the_same_verdict_again_leaves_every_row_as_it_is(settings: Settings, judge: Rules) -> None:
+def test_the_same_verdict_again_leaves_every_row_as_it_is(settings: Settings) -> None:
     """Readers order by the time of the flag: a repeat must not look like news."""
     assert batch(settings, BODY) == [None]
     flags = {name: found for name, found in everything(settings).items() if name != "ledger"}
     execute(settings, "DELETE FROM streaming.cheat_check")
     assert batch(settings, BODY) == [None]
-    assert len(judge.asked) == 2
     after = everything(settings)
+    assert len(after["ledger"]) == len(after["instances"]) == 1
     assert {name: after[name] for name in flags} == flags
 
 
@@ -209,31 +225,21 @@ def test_a_body_without_an_id_is_permanent_and_alone(settings: Settings, bad: by
     assert len(rows(settings, LEDGER)) == 1
 
 
-@pytest.mark.parametrize("impossible", [1.5, -0.1, float("nan"), None])
-def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(
-    settings: Settings, judge: Rules, monkeypatch: pytest.MonkeyPatch, impossible: float | None
-) -> None:
-    """It is parked by itself, with its id, and checked once the rule is mended."""
-    if impossible is None:
-        judge.fails[DUO.instance_id] = ZeroDivisionError("by whom")
-    else:
-        plain = judge.check
-
-        def check(parameters: Parameters, facts: InstanceFacts) -> Verdict:
-            verdict = plain(parameters, facts)
-            if facts.instance_id == DUO.instance_id:
-                verdict = verdict._replace(probability=impossible)
-            return verdict
-
-        monkeypatch.setattr(rules, "check", check)
-    fine, wrong = batch(settings, BODY, b"%d" % DUO.instance_id)
-    assert fine is None
+def test_an_instance_that_the_rules_fail_on_costs_no_other_its_verdict(settings: Settings) -> None:
+    """It has the error as its outcome, with its id, and is checked once the rule is mended."""
+    hash_ = next(hash_ for hash_, raid in worlds.HASHES.items() if raid != worlds.HASHES[DUO.hash])
+    other = msgspec.structs.replace(INSTANCE, instance_id=9, hash=hash_)
+    store(settings, other)
+    broken = broken_for(worlds.HASHES[DUO.hash])
+    with connected(settings, "test") as connection, connection:
+        found = check_batch(connection, broken, [9, DUO.instance_id])
+    wrong = found[DUO.instance_id]
+    assert found[9] is Outcome.CHECKED
     assert isinstance(wrong, PermanentError)
     assert str(DUO.instance_id) in str(wrong)
-    assert [row[0] for row in rows(settings, LEDGER)] == [INSTANCE.instance_id]
+    assert [row[0] for row in rows(settings, LEDGER)] == [9]
 
 
-@pytest.mark.usefixtures("judge")
 def test_a_batch_that_postgresql_refuses_is_checked_one_by_one(settings: Settings) -> None:
     """One row that no rule foresaw must not hold up fifty raids for ever."""
     execute(
@@ -262,8 +268,9 @@ def test_a_lost_connection_costs_only_the_try_that_met_it(settings: Settings) ->
 
 
 def test_slots_that_check_the_same_instances_at_once_check_them_once(
-    settings: Settings, judge: Rules
+    settings: Settings,
 ) -> None:
+    """Twice would be two messages to people about one verdict."""
     found: list[Exception | None] = []
     bodies = [BODY, b"%d" % DUO.instance_id]
     threads = [
@@ -275,7 +282,8 @@ def test_slots_that_check_the_same_instances_at_once_check_them_once(
     for thread in threads:
         thread.join()
     assert found == [None] * 16
-    assert sorted(judge.asked) == [INSTANCE.instance_id, DUO.instance_id]
+    told = [key for (key,) in rows(settings, "SELECT key FROM streaming.outbox" + _WEBHOOKS)]
+    assert sorted(told) == [INSTANCE.instance_id, DUO.instance_id]
 
 
 def test_messages_go_through_and_park(
@@ -296,29 +304,39 @@ def test_messages_go_through_and_park(
 
 
 @pytest.mark.parametrize(
-    ("probability", "is_set", "told"), [(0.5, True, 1), (0.49, True, 0), (0.9, False, 0)]
+    ("instance", "kills", "is_set", "told"),
+    [
+        (DUO, [60, 60], True, [BEN, ANN]),  # the worst first: it is BEN's first clear
+        (TEAM, [63, 63, 63, 64, 64, 64], True, []),  # 0.507, and nobody's own fault
+        (TEAM, [63, 63, 64, 64, 64, 64], True, None),  # 0.496
+        (DUO, [60, 60], False, None),
+    ],
+    ids=["grave", "just grave", "just not", "without an address"],
 )
 def test_people_are_told_of_grave_verdicts_in_the_same_transaction(
-    settings: Settings, judge: Rules, probability: float, is_set: bool, told: int
+    settings: Settings, instance: Instance, kills: list[int], is_set: bool, told: list[int] | None
 ) -> None:
     """Discord is away in these tests, and no verdict waits for it."""
     if not is_set:
         settings = settings.model_copy(update={"cheat_check_webhook_url": None})
-    judge.probability = probability
-    assert batch(settings, b"%d" % DUO.instance_id) == [None]
-    found = rows(
-        settings, "SELECT destination, key, body FROM streaming.outbox WHERE kind = 'webhook'"
-    )
-    assert [row[:2] for row in found] == [("cheat_check", DUO.instance_id)] * told
-    for *_, body in found:
-        (embed,) = json.loads(bytes(body))["embeds"]
-        assert embed["title"] == "Flagged Instance"
-        assert embed["footer"] == {"text": VERSION}
-        assert [field["name"] for field in embed["fields"]] == [
-            *("Instance", "Activity", "Probability"),
-            *(f"Player {who}" for who in (ANN, BEN)),
-        ]
-        assert embed["fields"][3]["value"].startswith("0.500: ")
+    play(settings, instance, *kills)
+    assert batch(settings, b"%d" % instance.instance_id) == [None]
+    ((_, _, chance, *_),) = rows(settings, LEDGER)
+    found = rows(settings, "SELECT destination, key, body FROM streaming.outbox" + _WEBHOOKS)
+    if told is None:
+        assert found == []
+        return
+    ((destination, key, body),) = found
+    assert (destination, key) == ("cheat_check", instance.instance_id)
+    (embed,) = json.loads(bytes(body))["embeds"]
+    assert embed["title"] == "Flagged Instance"
+    assert embed["footer"] == {"text": VERSION}
+    assert [field["name"] for field in embed["fields"]] == [
+        *("Instance", "Activity", "Probability"),
+        *(f"Player {who}" for who in told),
+    ]
+    assert embed["fields"][2]["value"] == f"{chance:.3f}"
+    assert all(field["value"].startswith("0.") for field in embed["fields"][3:])
 
 
 def test_a_version_that_does_not_exist_ends_the_process_at_its_start(settings: Settings) -> None:

@@ -138,8 +138,10 @@ def populate(
         "precise": np.minimum(precise, kills), "supers": supers, "grenades": grenades,
         "melees": rest - grenades, "heavy": heavy, "best": best,
         "others": weapon_kills - heavy - best, "duration": duration[run], "size": size[run],
-        "start": duration[run] - seconds,
+        "start": duration[run] - seconds, "weapon_kills": weapon_kills,
     }  # fmt: skip
+    by_weapon = np.stack([raw["heavy"], raw["best"], raw["others"]])
+    raw |= {"top": by_weapon.max(axis=0), "weapons": (by_weapon > 0).sum(axis=0)}
     instances = first_instance + run
     caught = np.isin(cheats, list(KNOWN)) & (rng.random(len(run)) < 0.9)
     wrong = (cheats == "") & (rng.random(len(run)) < 0.0001)
@@ -159,16 +161,19 @@ def populate(
 
 
 def measures(raw: Mapping[str, Ints]) -> Floats:
-    """The features by their definition, in the plainest way (docs/domain/cheat-learning.md)."""
+    """The features by their definition, in the plainest way (docs/domain/cheat-learning.md).
+
+    `raw` has for each player-instance `run`, the place of its run counted from 0, and the counts
+    that are used below; `top` are the kills of the most used weapon.
+    """
 
     def team(name: str) -> Ints:
         return np.bincount(raw["run"], weights=raw[name])[raw["run"]]
 
     minutes, size, kills = raw["seconds"] / 60, raw["size"], raw["kills"]
-    weapon_kills = raw["heavy"] + raw["best"] + raw["others"]
     abilities = raw["supers"] + raw["grenades"] + raw["melees"]
-    some, armed = np.maximum(kills, 1), np.maximum(weapon_kills, 1)
-    top = np.maximum(np.maximum(raw["heavy"], raw["best"]), raw["others"])
+    some, armed = np.maximum(kills, 1), np.maximum(raw["weapon_kills"], 1)
+    few = raw["weapon_kills"] < 10
     by_name = {
         "kills_per_minute": kills / minutes,
         "deaths_per_minute": raw["deaths"] / minutes,
@@ -186,9 +191,9 @@ def measures(raw: Mapping[str, Ints]) -> Floats:
         "time_share": raw["seconds"] / raw["duration"],
         "team_time_share": team("seconds") / raw["duration"] / size,
         "duration_minutes": raw["duration"] / 60,
-        "weapons_used": (raw["heavy"] > 0) + (raw["best"] > 0) * 1 + (raw["others"] > 0) * 1,
-        "top_weapon_share": np.where(weapon_kills < 10, np.nan, top / armed),
-        "heavy_share": np.where(weapon_kills < 10, np.nan, raw["heavy"] / armed),
+        "weapons_used": raw["weapons"],
+        "top_weapon_share": np.where(few, np.nan, raw["top"] / armed),
+        "heavy_share": np.where(few, np.nan, raw["heavy"] / armed),
         "start_share": raw["start"] / raw["duration"],
     }
     return np.column_stack([by_name[f.column] for f in FEATURES]).astype(np.float64)

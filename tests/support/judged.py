@@ -24,9 +24,21 @@ from simulator.world import FIRST_ID, WorldConfig
 
 EPOCH = 1_795_000_000.0  # 2026-11-18
 NOW = datetime.fromtimestamp(EPOCH + 10 * 86_400, UTC)
+CHEATED = 0.15  # of the runs of a world, unless it says otherwise
 GROWING = "growing"  # a report that was fetched before it was whole, and says so
 GROWING_UNSEEN = "growing_unseen"  # one that does not, for it counts none: young, and that is all
 _SATURATED_S = 32_767
+
+
+class Tally(NamedTuple):
+    """Counts of one player's characters that learned scores look at, beside those of the facts."""
+
+    deaths: int
+    assists: int
+    precise: int
+    start: int  # seconds after the run's own
+    weapons: int  # different ones
+    top: int  # kills of the most used row of them
 
 
 class Case(NamedTuple):
@@ -35,13 +47,14 @@ class Case(NamedTuple):
     conduct: str
     cheating: frozenset[int]
     facts: InstanceFacts
+    tallies: tuple[Tally, ...] = ()  # in the order of the players
 
     @property
     def is_cheated(self) -> bool:
         return self.conduct in STYLES
 
 
-def make_world(seed: int, *, players: int = 20_000, cheaters: float = 0.15) -> JudgedWorld:
+def make_world(seed: int, *, players: int = 20_000, cheaters: float = CHEATED) -> JudgedWorld:
     """A world of raids only."""
     config = WorldConfig(seed=seed, epoch=EPOCH, players=players, raid_share=1.0, cheaters=cheaters)
     return JudgedWorld(definitions.load(definitions.DEFAULT_FOLDER), config)
@@ -66,7 +79,8 @@ def read_cases(world: JudgedWorld, runs: int) -> Iterator[Case]:
         if isinstance(parsed, Instance):
             is_young = conduct in (GROWING, GROWING_UNSEEN)
             facts = teller.tell(parsed, is_settled=_is_settled(body, is_young=is_young))
-            yield Case(conduct, frozenset(run.cheating), facts)
+            tallies = tuple(map(_tally, parsed.players))
+            yield Case(conduct, frozenset(run.cheating), facts, tallies)
 
 
 class _Teller:
@@ -125,6 +139,19 @@ class _Teller:
                 for w in c.weapons
             ),
         )
+
+
+def _tally(player: Player) -> Tally:
+    characters = player.characters
+    weapons = [w for c in characters for w in c.weapons]
+    return Tally(
+        deaths=sum(c.deaths for c in characters),
+        assists=sum(c.assists for c in characters),
+        precise=sum(c.precision_kills for c in characters),
+        start=min(c.start_seconds for c in characters),
+        weapons=len({w.weapon_hash for w in weapons}),
+        top=max((w.kills for w in weapons), default=0),
+    )
 
 
 class _Count(msgspec.Struct):

@@ -3,16 +3,19 @@
 from functools import cache
 from typing import Any
 
+import msgspec
 import pytest
 
-from raidhub_dagster.cheat_detection.parameters import load_parameters
+from raidhub_dagster.cheat_detection.parameters import DEFAULT_VERSION, load_parameters
 from raidhub_dagster.cheat_detection.verdict import PlayerVerdict, Verdict
+from raidhub_dagster.cheat_learning.features import FEATURES
 from simulator.conduct import STYLES
 from tests.benchmarks import cheats
 from tests.benchmarks.cheats import (
     COVERED,
     REPORTING_SEEDS,
     TUNING_SEEDS,
+    UNCOVERED,
     Evaluation,
     Judged,
     Standing,
@@ -21,6 +24,7 @@ from tests.benchmarks.cheats import (
     tables,
 )
 from tests.support.judged import GROWING_UNSEEN, Case, make_world, read_cases
+from tests.support.learned import rows_of
 
 RUNS = 2500
 
@@ -51,8 +55,9 @@ def test_no_style_goes_unseen(style: str) -> None:
 
 def test_the_newer_version_clears_every_legal_flawless_solo_and_misses_nothing_more() -> None:
     """The older one gives 0.5 and more to the rarest of what people are proud of."""
-    newer = judge_worlds(load_parameters("raidhub-3.0.0"), TUNING_SEEDS[:1], RUNS)
-    old, new = figures(evaluation()), figures(newer)
+    older = judge_worlds(load_parameters("compat-2.2.0"), TUNING_SEEDS[:1], RUNS)
+    old, new = figures(older), figures(evaluation())
+    assert DEFAULT_VERSION == "raidhub-3.0.0"
     assert new["recall"] == old["recall"]
     assert new["precision"] >= old["precision"]
     assert max(new["innocent_max"], new["ordinary_max"]) < 0.45
@@ -126,6 +131,56 @@ def test_chances_are_compared_with_what_was_true() -> None:
     found = told(judged("lowman", 0.8), judged("", 0.2))
     assert found["brier"] == pytest.approx(0.04)
     assert found["calibration_error"] == pytest.approx(0.2)
+
+
+def test_the_queue_is_told_of_each_style_and_of_whom_it_wrongs() -> None:
+    """A style without a rule has no other figure than this one."""
+    found = [
+        judged("fresh_account", 0.1, (1, 0.1), (2, 0.1)),
+        judged("fresh_account", 0.1, (1, 0.1)),
+        judged("kill_rate", 0.1, (1, 0.1)),
+        judged("lowman", 0.9, (1, 0.1)),
+        judged("record", 0.1, (3, 0.1)),
+    ]
+    runs = [
+        j._replace(
+            case=j.case._replace(facts=msgspec.structs.replace(j.case.facts, instance_id=number))
+        )
+        for number, j in enumerate(found)
+    ]
+    queued = frozenset({(1, 0, 1), (1, 2, 1), (1, 4, 3), (1, 0, 2)})
+    assert cheats.queue_figures(runs, queued) == {"queue_precision": 0.5, "queue_recall": 0.5}
+    lines = [line.split() for line in cheats.queue_table(runs, queued).splitlines()]
+    assert ["fresh_account", "no", "2", "0.000", "0.500", "0.500"] in lines
+    assert ["kill_rate", "yes", "1", "0.000", "1.000", "1.000"] in lines
+    assert ["lowman", "yes", "1", "1.000", "0.000", "1.000"] in lines
+    assert [line for line in lines if line[:1] in (["fresh_account"], ["record"])][1:] == [
+        ["fresh_account", "1"], ["record", "1"]
+    ]  # fmt: skip
+    assert set(UNCOVERED) | set(COVERED) == set(STYLES)
+
+
+def test_what_is_learned_from_is_what_the_report_says() -> None:
+    """Measures of a run's own players, and of every run that a store would have."""
+    cases = list(read_cases(make_world(5), 60))
+    rows = rows_of(load_parameters(), cases)
+    runs = {case.facts.instance_id: case for case in cases}
+    columns = [feature.column for feature in FEATURES]
+    assert {runs[i].facts.completed for i in rows.instance_ids.tolist()} == {True}
+    for place in range(0, len(rows), 7):
+        case = runs[int(rows.instance_ids[place])]
+        (mine,) = [
+            (player, tally)
+            for player, tally in zip(case.facts.players, case.tallies, strict=True)
+            if player.membership_id == rows.membership_ids[place]
+        ]
+        player, tally = mine
+        minutes = player.time_played_seconds / 60
+        values = dict(zip(columns, rows.values[place].tolist(), strict=True))
+        assert values["kills_per_minute"] == pytest.approx(player.kills / minutes)
+        assert values["deaths_per_minute"] == pytest.approx(tally.deaths / minutes)
+        assert values["weapons_used"] == tally.weapons
+        assert values["start_share"] == pytest.approx(tally.start / case.facts.duration)
 
 
 def test_levels_below_three_accuse_nobody() -> None:

@@ -3,6 +3,7 @@
 --   * X_position is dense 1..N (readers page by it), X_rank lets ties share;
 --   * percentile is 1 - (rank - 1) / (N - 1), and 1 when N = 1;
 --   * every order ends in an id, so that two refreshes of the same rows agree;
+--   * a blacklisted instance is on no board of teams unless a person whitelisted it;
 --   * a unique index over plain columns exists: REFRESH CONCURRENTLY needs it.
 CREATE SCHEMA leaderboard;
 
@@ -222,7 +223,8 @@ WITH numbered AS (
         FROM core.instance
         WHERE instance.hash = activity_version.hash AND instance.completed
             AND NOT EXISTS (
-                SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = instance.instance_id)
+                SELECT FROM flagging.blacklist_instance AS b
+                WHERE b.instance_id = instance.instance_id AND NOT instance.is_whitelisted)
             AND EXISTS (
                 SELECT FROM core.instance_player AS p
                 WHERE p.instance_id = instance.instance_id AND p.completed)
@@ -274,7 +276,8 @@ WHERE activity_version.is_world_first
     AND (activity.contest_end IS NULL OR instance.date_started < activity.contest_end)
     AND instance.date_completed < activity.week_one_end
     AND NOT EXISTS (
-        SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = instance.instance_id)
+        SELECT FROM flagging.blacklist_instance AS b
+        WHERE b.instance_id = instance.instance_id AND NOT instance.is_whitelisted)
 WITH NO DATA;
 CREATE UNIQUE INDEX world_first_contest_instance_id_idx
     ON leaderboard.world_first_contest_leaderboard (instance_id);
@@ -305,7 +308,8 @@ WHERE activity_version.version_id = 134
     AND instance.date_completed >= timestamptz '2026-06-13T17:00:00Z'
     AND instance.date_completed < timestamptz '2026-06-15T17:00:00Z'
     AND NOT EXISTS (
-        SELECT FROM flagging.blacklist_instance AS b WHERE b.instance_id = instance.instance_id)
+        SELECT FROM flagging.blacklist_instance AS b
+        WHERE b.instance_id = instance.instance_id AND NOT instance.is_whitelisted)
     AND 5 = (
         SELECT count(DISTINCT feat.skull_hash)
         FROM definitions.activity_feat_definition AS feat

@@ -87,7 +87,8 @@ WHERE instance_id = ANY(%(instances)s::bigint[]) AND cheat_check_version = %(ver
   AND instance_id <> ALL(%(flagged)s::bigint[]);
 
 -- name: flag_instances
--- Primary key. A verdict that says the same leaves the row and its time as they are.
+-- Primary key. A verdict that says the same leaves the row and its time as they are, unless any
+-- other rules looked since: it is the latest one again.
 INSERT INTO flagging.flag_instance AS f
     (instance_id, cheat_check_version, cheat_check_bitmask, cheat_probability, explanation)
 SELECT instance_id, %(version)s, bitmask, probability::numeric, explanation
@@ -103,7 +104,8 @@ ON CONFLICT (instance_id, cheat_check_version) DO UPDATE SET
     flagged_at = now()
 WHERE (f.cheat_check_bitmask, f.cheat_probability, f.explanation)
       IS DISTINCT FROM
-      (excluded.cheat_check_bitmask, excluded.cheat_probability, excluded.explanation);
+      (excluded.cheat_check_bitmask, excluded.cheat_probability, excluded.explanation)
+   OR streaming.is_superseded(f.instance_id, f.cheat_check_version, f.flagged_at, '{""}');
 
 -- name: flag_players
 -- Primary key; as above.
@@ -123,10 +125,11 @@ ON CONFLICT (instance_id, membership_id, cheat_check_version) DO UPDATE SET
     flagged_at = now()
 WHERE (f.cheat_check_bitmask, f.cheat_probability, f.explanation)
       IS DISTINCT FROM
-      (excluded.cheat_check_bitmask, excluded.cheat_probability, excluded.explanation);
+      (excluded.cheat_check_bitmask, excluded.cheat_probability, excluded.explanation)
+   OR streaming.is_superseded(f.instance_id, f.cheat_check_version, f.flagged_at, '{""}');
 
 -- name: record
--- Primary key. A check that was asked for again and says the same leaves the row as it is.
+-- Primary key; as above.
 INSERT INTO streaming.cheat_check AS c
     (instance_id, version, probability, bitmask, flagged_players, skipped, failed_rules)
 SELECT instance_id, %(version)s, probability::numeric, bitmask, flagged_players, skipped,
@@ -146,7 +149,8 @@ ON CONFLICT (instance_id, version) DO UPDATE SET
 WHERE (c.probability, c.bitmask, c.flagged_players, c.skipped, c.failed_rules)
       IS DISTINCT FROM
       (excluded.probability, excluded.bitmask, excluded.flagged_players, excluded.skipped,
-       excluded.failed_rules);
+       excluded.failed_rules)
+   OR streaming.is_superseded(c.instance_id, c.version, c.checked_at, '{""}');
 
 -- name: find_of_day
 -- Index instance_date_completed_brin: one day of raids, at most some ten thousand ids.

@@ -235,7 +235,7 @@ FROM {view} AS board
 LEFT JOIN core.instance USING (instance_id)
 WHERE instance.completed IS NOT TRUE OR EXISTS (
     SELECT FROM flagging.blacklist_instance AS b
-    WHERE b.instance_id = board.instance_id
+    WHERE b.instance_id = board.instance_id AND NOT instance.is_whitelisted
       AND b.created_at < coalesce(%(since)s, 'infinity'::timestamptz))
 ORDER BY board.instance_id
 LIMIT 5;

@@ -298,8 +298,14 @@ ORDER BY found.instance_id, found.membership_id
 ON CONFLICT (instance_id, membership_id) DO NOTHING;
 
 -- name: count_blacklist
--- A scan of a small table.
-SELECT report_source::text, count(*) FROM flagging.blacklist_instance GROUP BY 1 ORDER BY 1;
+-- A scan of a small table, then primary keys. The rows of a whitelisted raid say nothing, here as on
+-- the boards.
+SELECT b.report_source::text, count(*)
+FROM flagging.blacklist_instance AS b
+JOIN core.instance AS i USING (instance_id)
+WHERE NOT i.is_whitelisted
+GROUP BY 1
+ORDER BY 1;
 
 -- name: report_raids
 -- Indexes on flagged_at; blacklist_instance is small.
@@ -370,9 +376,10 @@ flagged AS (
     GROUP BY 1
 ),
 blacklisted AS (
-    SELECT date_trunc('day', created_at) AS day, count(*) AS raids
-    FROM flagging.blacklist_instance
-    WHERE created_at >= (SELECT min(day) FROM days)
+    SELECT date_trunc('day', b.created_at) AS day, count(*) AS raids
+    FROM flagging.blacklist_instance AS b
+    JOIN core.instance AS i USING (instance_id)
+    WHERE b.created_at >= (SELECT min(day) FROM days) AND NOT i.is_whitelisted
     GROUP BY 1
 ),
 raised AS (

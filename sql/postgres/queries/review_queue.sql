@@ -4,7 +4,8 @@
 -- name: read_confirmed
 -- Scans of the flags and blacklists, once a week: few runs have one. Then primary keys.
 -- Player-instances that rules are sure of (flags of the versions whose flags count, unless other
--- rules looked later) or that people confirmed, newest first. A whitelisted player or run contradicts: people decided otherwise.
+-- rules looked later) or that people confirmed, newest first. A whitelisted player or run
+-- contradicts: people decided otherwise.
 WITH found AS (
     SELECT instance_id, membership_id, cheat_check_bitmask AS bitmask
     FROM flagging.flag_instance_player
