@@ -11,14 +11,12 @@ import yaml
 from dagster._cli import create_dagster_cli
 from dagster._daemon.cli import create_dagster_daemon_cli
 from dagster_webserver.cli import create_dagster_webserver_cli
-from pydantic import AliasChoices
 
 from raidhub_dagster.cli import raidhub
-from raidhub_dagster.commands.schema import migrate
 from raidhub_dagster.daemon import prepare
-from raidhub_dagster.settings import Settings
 from streaming.hermes.process import NAMES
 from tests.support.chart import ROOT, SETS, Pod, Render, chart, selects
+from tests.support.images import VARIABLES
 
 DEPLOY = ROOT / "deploy"
 
@@ -255,18 +253,6 @@ def test_nobody_may_do_more_than_the_launcher_needs(rendered: Render) -> None:
 # --- What the processes are told ------------------------------------------------------------------
 
 
-def _setting_names() -> set[str]:
-    names = set()
-    for name, field in Settings.model_fields.items():
-        choices = field.validation_alias
-        names |= (
-            {str(c) for c in choices.choices}
-            if isinstance(choices, AliasChoices)
-            else {name.upper()}
-        )
-    return names
-
-
 # What images of others read, by component.
 FOREIGN = {
     "oauth2-proxy": {
@@ -288,7 +274,7 @@ DAGSTER = {"DAGSTER_HOME"}
 
 def test_every_variable_has_a_reader(rendered: Render) -> None:
     """A misspelt one is no error anywhere: the default rules on."""
-    ours = _setting_names() | DAGSTER
+    ours = VARIABLES | DAGSTER
     unknown = {
         (pod.component, variable["name"])
         for pod in rendered.pods()
@@ -349,10 +335,6 @@ def _lines(rendered: Render, chosen: str) -> Iterator[tuple[str, list[str]]]:
                     yield f"{who} {kind}", container[kind]["exec"]["command"]
 
 
-@pytest.mark.xfail(
-    "--pre" not in {flag for option in migrate.params for flag in option.opts},
-    reason="the chart migrates in two steps, which `raidhub migrate` of this tree cannot",
-)
 def test_every_command_is_one_that_its_program_takes(rendered: Render, chosen: str) -> None:
     """A flag that was renamed shows as a pod that restarts for ever."""
     for who, line in _lines(rendered, chosen):

@@ -27,6 +27,7 @@ from tests.support.chart import (
     chart,
     kubernetes_errors,
     render,
+    rendered_set,
 )
 
 Schema = dict[str, Any]
@@ -38,8 +39,8 @@ def _distinct() -> list[Manifest]:
     """Each manifest of all sets of values once."""
     found = {
         json.dumps(manifest, sort_keys=True): manifest
-        for values in SETS.values()
-        for manifest in render(values).manifests
+        for name in SETS
+        for manifest in rendered_set(name).manifests
     }
     return list(found.values())
 
@@ -80,7 +81,7 @@ def _broken(manifest: Manifest, path: str, value: object) -> Manifest:
 def test_a_manifest_that_kubernetes_would_not_take_is_seen(
     kind: str, path: str, value: object
 ) -> None:
-    manifest = render(SETS["everything"]).of(kind)[0]
+    manifest = rendered_set("everything").of(kind)[0]
     assert kubernetes_errors(manifest, VERSIONS[-1]) == []
     assert kubernetes_errors(_broken(manifest, path, value), VERSIONS[-1]) != []
 
@@ -223,7 +224,7 @@ _REFUSALS = re.compile(r"(?:" + "|".join(_schema()["properties"]) + r")\.[a-zA-Z
 
 
 @given(values=_some_values())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_schema_takes_kubernetes_takes(values: Values) -> None:
     """Or the chart refuses it in a sentence that names the value.
 
