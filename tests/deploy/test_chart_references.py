@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -361,6 +362,23 @@ def test_every_command_is_one_that_its_program_takes(rendered: Render, chosen: s
 def test_a_wrong_command_is_seen(line: list[str]) -> None:
     with pytest.raises(click.UsageError):
         understood(PROGRAMS[line[0]], line[1:])
+
+
+@pytest.mark.parametrize("chosen", ["host network", "everything"], indirect=True)
+def test_who_appends_the_port_can_tell_it_from_the_address(rendered: Render) -> None:
+    """`:::4000` is no address: with IPv6 neither the code server nor the login would start."""
+    found = {}
+    for pod in rendered.pods():
+        words = [word for c in pod.main for word in (*c.get("command", []), *c.get("args", []))]
+        if pod.component == "code":  # Dagster's own `host + ":" + port`
+            host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
+            found["code"] = f"{host}:{port}"
+        if pod.component == "oauth2-proxy":
+            found["login"] = words[0].removeprefix("--http-address=")
+    assert {name: urlsplit(f"//{address}").port for name, address in found.items()} == {
+        "code": 4000,
+        "login": 4180,
+    }
 
 
 def _hermes(rendered: Render) -> dict[str, list[str]]:

@@ -154,6 +154,7 @@ SETS: Mapping[str, Values] = {
     "keda": {"autoscaling": {"kind": "keda"}, "monitoring": _MONITORING},
     "hpa": {"autoscaling": {"kind": "hpa"}},
     "host network": {
+        **_LOGIN,
         "listen": "::",
         "zeus": {"hostNetwork": True, "ipv6": "2001:db8::1000", "addresses": 64},
     },
