@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import grimp
@@ -27,6 +28,7 @@ from raidhub_dagster.stack import postgres, rabbitmq
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.services import services as embedded
 from raidhub_dagster.storage.migrations import HISTORY_DATABASE
+from streaming.atlas.start import is_simulated
 from tests.conftest import make_settings
 from tests.support import images
 from tests.support.images import ROOT, TARGETS, VARIABLES, filled, of_target, services
@@ -358,6 +360,15 @@ def test_a_command_exists_with_its_flags(name: str) -> None:
     entry = ["raidhub"] if service["build"]["target"] == "stream" else []
     for more in ({}, given):
         check([*entry, *shlex.split(filled(service["command"], **more))])
+
+
+def test_atlas_asks_the_simulator_where_to_begin() -> None:
+    """Elsewhere it ends until a person names an id: the world of ours would never be crawled."""
+    given = environment(services()["atlas"])
+    for name in ("ZEUS_STATS_URL", "ZEUS_WWW_URL"):
+        address = filled(given[name])
+        assert is_simulated(address)
+        assert urlsplit(address).hostname in services()
 
 
 def test_a_flag_that_does_not_exist_is_noticed() -> None:
