@@ -74,11 +74,13 @@ def test_every_object_that_a_pod_names_exists(rendered: Render, chosen: str) -> 
 
     Secrets come from outside.
     """
-    missing = []
-    for pod in rendered.pods():
-        for who, kind, name in _references(pod):
-            if name not in rendered.names(kind) | _from_outside(chosen):
-                missing.append((who, kind, name))
+    outside = _from_outside(chosen)
+    missing = [
+        (who, kind, name)
+        for pod in rendered.pods()
+        for who, kind, name in _references(pod)
+        if name not in rendered.names(kind) | outside
+    ]
     assert missing == []
 
 
@@ -420,8 +422,8 @@ def test_every_scaler_watches_the_queues_of_its_own_consumers(rendered: Render) 
 
 def test_the_alerts_are_those_of_one_machine(rendered: Render) -> None:
     """Two copies would drift, and the runbook describes one of them."""
-    source = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text("utf-8"))
     for rule in rendered.of("PrometheusRule"):
+        source = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text("utf-8"))
         assert rule["spec"] == source
 
 
