@@ -292,7 +292,8 @@ def test_our_services_may_write_in_volumes_only(name: str) -> None:
 def test_the_version_of_our_images_is_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     given = {rest for name, _, rest in images.variables() if name == "RAIDHUB_VERSION"}
-    assert given == {project["version"]}
+    chart = yaml.safe_load((ROOT / "helm" / "raidhub" / "Chart.yaml").read_text("utf-8"))
+    assert given | {chart["appVersion"]} == {project["version"]}
 
 
 def test_whatever_is_mounted_exists() -> None:
