@@ -15,6 +15,7 @@ from dagster_webserver.cli import create_dagster_webserver_cli
 
 from raidhub_dagster.cli import raidhub
 from raidhub_dagster.daemon import prepare
+from raidhub_dagster.monitoring import metrics
 from streaming.hermes.process import NAMES
 from tests.support.chart import ROOT, SETS, Pod, Render, chart, selects
 from tests.support.images import VARIABLES
@@ -415,6 +416,12 @@ def test_every_scaler_watches_the_queues_of_its_own_consumers(rendered: Render) 
                 assert trigger["authenticationRef"]["name"] in rendered.names(
                     "TriggerAuthentication"
                 )
+    exported = {metric.name for metric in metrics.QUEUE_DEPTH.collect()}
+    for scaler in rendered.of("HorizontalPodAutoscaler"):
+        depths = [m["external"]["metric"] for m in scaler["spec"]["metrics"] if "external" in m]
+        assert {depth["name"] for depth in depths} == exported
+        watched = [depth["selector"]["matchLabels"]["queue_name"] for depth in depths]
+        assert sorted(watched) == sorted(groups[scaler["spec"]["scaleTargetRef"]["name"]])
 
 
 # --- Monitoring -----------------------------------------------------------------------------------
