@@ -61,7 +61,11 @@ def schema() -> str:
     definitions = found["$defs"]
     for kind, names in (("setting", plain), ("secret", secret)):
         # One property each: a wrong name is told with its place.
-        definitions[f"{kind}s"]["properties"] = {n: {"$ref": f"#/$defs/{kind}"} for n in names}
+        definitions[f"{kind}s"]["properties"] = {
+            # Policies open the ports of the stores, so those are numbers.
+            n: {"$ref": f"#/$defs/{'port' if n.endswith('_PORT') else kind}"}
+            for n in names
+        }
     definitions["topic"]["enum"] = sorted(TOPICS)
     return json.dumps(found, indent=2) + "\n"
 
