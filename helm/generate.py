@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import AliasChoices
 
 from raidhub_dagster.settings import Settings
 from streaming.hermes.topics.registry import TOPICS
@@ -48,9 +47,8 @@ _OWN = frozenset(
 def settings_names() -> tuple[list[str], list[str]]:
     """Variables that may stand below `settings`, and those below `secrets`."""
     plain, secret = [], []
-    for field_name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        name = str(alias.choices[0]) if isinstance(alias, AliasChoices) else field_name.upper()
+    for field in Settings.model_fields:
+        name = Settings.names(field)[0]
         if name not in _OWN:
             (secret if name in Settings.secret_variables() else plain).append(name)
     return sorted(plain), sorted(secret)
@@ -63,7 +61,11 @@ def schema() -> str:
     definitions = found["$defs"]
     for kind, names in (("setting", plain), ("secret", secret)):
         # One property each: a wrong name is told with its place.
-        definitions[f"{kind}s"]["properties"] = {n: {"$ref": f"#/$defs/{kind}"} for n in names}
+        definitions[f"{kind}s"]["properties"] = {
+            # Policies open the ports of the stores, so those are numbers.
+            n: {"$ref": f"#/$defs/{'port' if n.endswith('_PORT') else kind}"}
+            for n in names
+        }
     definitions["topic"]["enum"] = sorted(TOPICS)
     return json.dumps(found, indent=2) + "\n"
 

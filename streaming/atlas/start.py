@@ -31,14 +31,15 @@ def first_id(*, target: int | None, newest: int | None, buffer: int) -> int | No
 
 
 def is_simulated(base_url: str) -> bool:
-    """True for an address of this machine: Bungie does not live here."""
+    """True for an address of this machine, or a name of its own network, such as compose.yaml's.
+
+    Bungie lives at neither.
+    """
     host = urlsplit(base_url).hostname or ""
-    if host == "localhost":
-        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host != "" and "." not in host
 
 
 async def ask_simulator(

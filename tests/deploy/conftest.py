@@ -1,15 +1,8 @@
 """The chart with each set of values, rendered once a process."""
 
-from functools import cache
-
 import pytest
 
-from tests.support.chart import SETS, Render, render
-
-
-@cache
-def _rendered(name: str) -> Render:
-    return render(SETS[name])
+from tests.support.chart import SETS, Render, rendered_set
 
 
 @pytest.fixture(params=SETS)
@@ -21,4 +14,4 @@ def chosen(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def rendered(chosen: str) -> Render:
-    return _rendered(chosen)
+    return rendered_set(chosen)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chart import NAMESPACE, render, values_file
+from tests.support.chart import NAMESPACE, rendered_set
 from tests.support.cluster import Cluster, emulated_cluster
 
 
@@ -20,7 +20,7 @@ def test_the_production_values_are_applied_whole_and_once(cluster: Cluster) -> N
 
     What it changes each time restarts pods on every upgrade of something else.
     """
-    manifests = list(render(values_file("values-production.yaml")).manifests)
+    manifests = list(rendered_set("production").manifests)
     apply = ("apply", "--validate=false", "--namespace", NAMESPACE)
     first = cluster.kubectl(*apply, manifests=manifests)
     assert sorted(line.split()[-1] for line in first) == ["created"] * len(manifests)

@@ -12,7 +12,7 @@ from typing import Any
 
 import helm_python
 import pytest
-from helm_python.errors import HelmRenderError
+from helm_python.errors import HelmRenderError, HelmValuesError
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -27,6 +27,7 @@ from tests.support.chart import (
     chart,
     kubernetes_errors,
     render,
+    rendered_set,
 )
 
 Schema = dict[str, Any]
@@ -38,8 +39,8 @@ def _distinct() -> list[Manifest]:
     """Each manifest of all sets of values once."""
     found = {
         json.dumps(manifest, sort_keys=True): manifest
-        for values in SETS.values()
-        for manifest in render(values).manifests
+        for name in SETS
+        for manifest in rendered_set(name).manifests
     }
     return list(found.values())
 
@@ -80,7 +81,7 @@ def _broken(manifest: Manifest, path: str, value: object) -> Manifest:
 def test_a_manifest_that_kubernetes_would_not_take_is_seen(
     kind: str, path: str, value: object
 ) -> None:
-    manifest = render(SETS["everything"]).of(kind)[0]
+    manifest = rendered_set("everything").of(kind)[0]
     assert kubernetes_errors(manifest, VERSIONS[-1]) == []
     assert kubernetes_errors(_broken(manifest, path, value), VERSIONS[-1]) != []
 
@@ -99,6 +100,64 @@ def test_names_fit_whatever_the_release_is_called() -> None:
         assert len(manifest["metadata"]["name"]) <= 63
     labels = [value for pod in rendered.pods() for value in pod.labels.values()]
     assert max(map(len, labels)) <= 63
+
+
+# --- Values that are refused ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("settings.RABBITMQ_PORT", 1.5),
+        ("settings.POSTGRES_PORT", "65536"),
+        ("settings.POSTGRES_PASSWORD", "hunter2"),
+        ("settings.LOG_LEVLE", "info"),
+        ("secrets.POSTGRES_PASSWORD", "hunter2"),
+        ("hermes.terminationGracePeriodSeconds", 30),
+        ("image.stream.tag", "latest"),
+        ("dagster.pools.bungies", 3),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(path: str, value: object) -> None:
+    """Else it shows as pods that do not start, or as a password in everybody's history."""
+    *way, last = path.split(".")
+    values: dict[str, Any] = {last: value}
+    for key in reversed(way):
+        values = {key: values}
+    with pytest.raises(HelmValuesError, match=last) as refused:
+        chart().validate_schema(values)
+    assert "/".join(way) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            {"hermes": {"groups": {"clans": {"topics": ["clan_crawl", "pgcr_crawl"]}}}},
+            "pgcr_crawl is in another group",
+        ),
+        ({"hermes": {"groups": {"clans": None}}}, "no group has clan_crawl"),
+        ({"ingress": {"enabled": True}}, "Dagster's UI has no login"),
+        (
+            {
+                "ingress": {
+                    "enabled": True,
+                    "unauthenticated": True,
+                    "readonlyHost": "a.example.org",
+                }
+            },
+            "ingress.readonlyHost needs dagster.readonly.enabled",
+        ),
+        (
+            {"autoscaling": {"kind": "keda"}, "secrets": {"RABBITMQ_PASSWORD": None}},
+            "autoscaling.kind keda needs secrets.RABBITMQ_PASSWORD",
+        ),
+    ],
+    ids=["topic twice", "topic nowhere", "no login", "no readonly", "no password"],
+)
+def test_values_that_contradict_each_other_are_refused(values: Values, told: str) -> None:
+    with pytest.raises(HelmRenderError, match=told):
+        render(values)
 
 
 # --- Values that the schema takes -----------------------------------------------------------------
@@ -223,7 +282,7 @@ _REFUSALS = re.compile(r"(?:" + "|".join(_schema()["properties"]) + r")\.[a-zA-Z
 
 
 @given(values=_some_values())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_schema_takes_kubernetes_takes(values: Values) -> None:
     """Or the chart refuses it in a sentence that names the value.
 

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import grimp
@@ -27,9 +28,10 @@ from raidhub_dagster.stack import postgres, rabbitmq
 from raidhub_dagster.stack.environment import Environment
 from raidhub_dagster.stack.services import services as embedded
 from raidhub_dagster.storage.migrations import HISTORY_DATABASE
+from streaming.atlas.start import is_simulated
 from tests.conftest import make_settings
 from tests.support import images
-from tests.support.images import ROOT, TARGETS, filled, of_target, services
+from tests.support.images import ROOT, TARGETS, VARIABLES, filled, of_target, services
 
 BIN = Path(sys.executable).parent
 OWN = ("raidhub_dagster", "assets", "sensors", "streaming", "simulator")
@@ -61,15 +63,6 @@ def tool(*command: str) -> None:
         [str(BIN / command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def known_variables() -> set[str]:
-    found = set()
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        choices = getattr(alias, "choices", None)
-        found |= {str(choice) for choice in choices} if choices else {name.upper()}
-    return found
 
 
 # --- Dockerfile -----------------------------------------------------------------------------------
@@ -139,7 +132,7 @@ def test_variables_of_an_image_are_known() -> None:
         for name in re.findall(r"(\w+)=", i.text)
     }
     assert {"RAIDHUB_HOME", "METRICS_HOST", "ZEUS_BIND"} <= given
-    assert given - FOREIGN <= known_variables()
+    assert given - FOREIGN <= VARIABLES
 
 
 # --- packages -------------------------------------------------------------------------------------
@@ -299,7 +292,8 @@ def test_our_services_may_write_in_volumes_only(name: str) -> None:
 def test_the_version_of_our_images_is_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     given = {rest for name, _, rest in images.variables() if name == "RAIDHUB_VERSION"}
-    assert given == {project["version"]}
+    chart = yaml.safe_load((ROOT / "helm" / "raidhub" / "Chart.yaml").read_text("utf-8"))
+    assert given | {chart["appVersion"]} == {project["version"]}
 
 
 def test_whatever_is_mounted_exists() -> None:
@@ -327,10 +321,9 @@ def test_every_secret_is_a_reference_without_a_default() -> None:
 
 def test_every_variable_is_known() -> None:
     """A misspelt one is ignored by whoever should read it."""
-    known = known_variables()
     given = {v for service in services().values() for v in environment(service)}
-    assert given - FOREIGN <= known
-    assert {name for name, _, _ in images.variables()} <= known | ASKED
+    assert given - FOREIGN <= VARIABLES
+    assert {name for name, _, _ in images.variables()} <= VARIABLES | ASKED
 
 
 def environment(service: Mapping[str, Any]) -> Mapping[str, str]:
@@ -368,6 +361,15 @@ def test_a_command_exists_with_its_flags(name: str) -> None:
     entry = ["raidhub"] if service["build"]["target"] == "stream" else []
     for more in ({}, given):
         check([*entry, *shlex.split(filled(service["command"], **more))])
+
+
+def test_atlas_asks_the_simulator_where_to_begin() -> None:
+    """Elsewhere it ends until a person names an id: the world of ours would never be crawled."""
+    given = environment(services()["atlas"])
+    for name in ("ZEUS_STATS_URL", "ZEUS_WWW_URL"):
+        address = filled(given[name])
+        assert is_simulated(address)
+        assert urlsplit(address).hostname in services()
 
 
 def test_a_flag_that_does_not_exist_is_noticed() -> None:

@@ -21,13 +21,12 @@ from raidhub_dagster.execution import HEAVY_STEP, WAITING_RUN
 from raidhub_dagster.stack.process import free_port
 from tests.support.chart import (
     NAMESPACE,
-    SETS,
     VERSIONS,
     Pod,
     Render,
     instance_config,
     kubernetes_errors,
-    render,
+    rendered_set,
 )
 from tests.support.cluster import Cluster, emulated_cluster
 from tests.support.pods import unbounded, unlocked, unversioned, unwritable, written_secrets
@@ -44,7 +43,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def everything() -> Render:
-    return render(SETS["everything"])
+    return rendered_set("everything")
 
 
 @pytest.fixture

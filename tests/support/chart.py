@@ -123,9 +123,6 @@ def values_file(name: str) -> Values:
     return found
 
 
-_SECRETS = [
-    name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field)
-]
 _MONITORING = {
     part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboards")
 }
@@ -157,6 +154,7 @@ SETS: Mapping[str, Values] = {
     "keda": {"autoscaling": {"kind": "keda"}, "monitoring": _MONITORING},
     "hpa": {"autoscaling": {"kind": "hpa"}},
     "host network": {
+        **_LOGIN,
         "listen": "::",
         "zeus": {"hostNetwork": True, "ipv6": "2001:db8::1000", "addresses": 64},
     },
@@ -182,11 +180,12 @@ SETS: Mapping[str, Values] = {
     "everything": {
         **_LOGIN,
         "image": {"pullSecrets": [{"name": "registry"}]},
-        "secrets": {name: {} for name in _SECRETS}
+        "secrets": {name: {} for name in Settings.secret_variables()}
         | {"ZEUS_API_KEYS": {"existingSecret": "keys", "key": "all"}},
         "autoscaling": {"kind": "keda"},
         "monitoring": _MONITORING,
         "migrations": {
+            "post": True,
             "settings": {"POSTGRES_USER": "owner"},
             "secrets": {"POSTGRES_PASSWORD": {"existingSecret": "owner"}},
         },
@@ -223,6 +222,12 @@ def render(
         if document is not None
     ]
     return Render(tuple(manifests), notes)
+
+
+@cache
+def rendered_set(name: str) -> Render:
+    """`SETS[name]`, rendered once a process; nobody changes what is in it."""
+    return render(SETS[name])
 
 
 def instance_config(rendered: Render) -> dict[str, Any]:

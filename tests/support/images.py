@@ -12,10 +12,14 @@ from typing import Any
 
 import yaml
 
+from raidhub_dagster.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 COMPOSE = ROOT / "compose.yaml"
 TARGETS = ("stream", "dagster")
+# What our own processes read.
+VARIABLES = frozenset(name for field in Settings.model_fields for name in Settings.names(field))
 
 
 @dataclass(frozen=True)

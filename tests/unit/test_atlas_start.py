@@ -33,12 +33,13 @@ def test_first_id(target: int | None, newest: int | None, buffer: int, first: in
         ("http://127.0.0.9", True),
         ("http://localhost:7070", True),
         ("http://[::1]:7070", True),
+        ("http://simulator:7070", True),
         ("https://stats.bungie.net", False),
         ("http://10.0.0.5:7777", False),
         ("not an address", False),
     ],
 )
-def test_only_this_machine_is_a_simulator(base_url: str, simulated: bool) -> None:
+def test_only_this_machine_and_its_network_have_a_simulator(base_url: str, simulated: bool) -> None:
     assert is_simulated(base_url) is simulated
 
 

@@ -8,14 +8,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from raidhub_dagster.cli import raidhub
 from raidhub_dagster.settings import Settings
 from streaming.hermes.topics.registry import TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "raidhub"
 HELPERS = (CHART / "templates" / "_helpers.tpl").read_text("utf-8")
-PAGE = (ROOT / "docs" / "deployment" / "kubernetes.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +67,3 @@ def test_ports_are_those_of_the_settings() -> None:
 def test_every_topic_is_known_to_the_chart() -> None:
     """It refuses groups that leave one out: one that it does not know would wait for ever."""
     assert sorted(told_by("topics")) == sorted(TOPICS)  # type: ignore[call-overload]
-
-
-def test_the_pages_commands_exist() -> None:
-    """Who installs it reads no code."""
-    named = set(re.findall(r"\braidhub ([a-z]+)(?= |`|$)", PAGE, re.MULTILINE))
-    named -= {"helm", "create", "get", "logs", "exec", "port"}  # `-n raidhub VERB` of kubectl
-    assert {"migrate", "seed", "queues", "verify"} <= named
-    assert named <= set(raidhub.commands) | set(raidhub.list_commands(None))  # type: ignore[arg-type]

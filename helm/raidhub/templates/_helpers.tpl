@@ -41,6 +41,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ $text }}
 {{- end }}
 
+{{/* `listen` for those who put a colon and the port behind it. */}}
+{{- define "raidhub.listenHost" -}}
+{{ ternary (printf "[%s]" .) . (contains ":" .) }}
+{{- end }}
+
 {{- define "raidhub.ports" -}}
 {zeus: 7777, atlas-metrics: 8080, hermes-metrics: 8081, zeus-metrics: 8082, relay-metrics: 8083, webserver: 3000, code: 4000, oauth2-proxy: 4180}
 {{- end }}

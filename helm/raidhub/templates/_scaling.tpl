@@ -29,7 +29,7 @@ spec:
       authenticationRef: {name: {{ include "raidhub.fullname" $.root }}-rabbitmq}
       metadata:
         protocol: amqp
-        host: amqp://{{ $settings.RABBITMQ_HOST }}:{{ $settings.RABBITMQ_PORT | default 5672 }}
+        host: {{ printf "amqp://%s:%v" $settings.RABBITMQ_HOST ($settings.RABBITMQ_PORT | default 5672) | quote }}
         queueName: {{ . }}
         mode: QueueLength
         value: {{ $.scaling.depth | toJson | quote }}
