@@ -5,6 +5,7 @@ Each fixture returns overrides for Settings, so that a test combines what it nee
 """
 
 import http.client
+import os
 import re
 import secrets
 import shutil
@@ -49,10 +50,25 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, server_folder: Path) -> 
     monkeypatch.setenv("RAIDHUB_HOME", str(server_folder / "home"))
 
 
+_MEMORY = Path("/dev/shm")  # noqa: S108  each session makes its own folder there
+_MEMORY_FREE = 8 << 30  # bytes; a whole run leaves 2 GiB of databases and logs at most
+
+
+def _memory_folder() -> Path | None:
+    """Where files are memory, when it has room; None means the usual place."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_FREE:
+        return _MEMORY
+    return None
+
+
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """Data of the session's servers; short and open to walkers, for PostgreSQL's other user."""
-    folder = Path(tempfile.mkdtemp(prefix="raidhub-test-"))
+    """Data of the session's servers; short and open to walkers, for PostgreSQL's other user.
+
+    In memory where there is room: a clone of the template is 600 files, 0.03 s there and 0.5 s on a
+    disk that is slow to make them.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="raidhub-test-", dir=_memory_folder()))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
