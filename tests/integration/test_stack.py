@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -85,17 +85,18 @@ class Folder:
         assert {"POSTGRES_PASSWORD", "BUNGIE_API_KEY", "ATLAS_WEBHOOK_URL"} <= set(secrets)
         listening, argv, inherited = [], [], []
         for process in self.processes():
-            listening += [
-                c.laddr.ip
-                for c in process.net_connections("tcp")
-                if c.status == psutil.CONN_LISTEN
-                # Erlang's name server tells its IPv4 address as one of IPv6.
-                and not ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
-            ]
-            command = process.cmdline()
-            argv += leaked(" ".join(command), secrets)
-            if not any("python" in part for part in command[:1]) or "simulate" in command:
-                inherited += leaked(str(process.environ()), secrets)
+            with suppress(psutil.NoSuchProcess):  # workers of schedules come and go
+                listening += [
+                    c.laddr.ip
+                    for c in process.net_connections("tcp")
+                    if c.status == psutil.CONN_LISTEN
+                    # Erlang's name server tells its IPv4 address as one of IPv6.
+                    and not ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
+                ]
+                command = process.cmdline()
+                argv += leaked(" ".join(command), secrets)
+                if not any("python" in part for part in command[:1]) or "simulate" in command:
+                    inherited += leaked(str(process.environ()), secrets)
         assert (listening, argv, inherited) == ([], [], [])
 
     def assert_gone(self) -> None:
