@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -171,11 +171,19 @@ class Supervisor:
         """Returns when it has ended; `start_process` starts it again."""
         self._ask("stopProcess", name, True)
 
-    def shut_down(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all processes in reverse order, then itself; returns when it is gone."""
+    def shut_down(
+        self, *, at_once: Collection[str] = (), sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Ends all processes in reverse order, then itself; returns when it is gone.
+
+        Those of `at_once` do not wait for their turn.
+        """
         pid = self.pid()
         if pid is None:
             return
+        for name, state in self.states().items():
+            if name in at_once and state.state == "RUNNING":
+                self._ask("stopProcess", name, False)
         self._ask("shutdown")
         while Path(f"/proc/{pid}").exists() and not _is_zombie(pid):
             sleep(0.1)
