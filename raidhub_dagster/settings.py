@@ -417,24 +417,6 @@ class Monitoring(_Section):
     )
 
 
-# In the order of example.env: what nobody gets around first.
-SECTIONS: tuple[type[_Section], ...] = (
-    Bungie,
-    Zeus,
-    Crawl,
-    Archives,
-    Queues,
-    CheatChecks,
-    Alerts,
-    Recovery,
-    Postgres,
-    Rabbitmq,
-    Clickhouse,
-    Stack,
-    Monitoring,
-)
-
-
 class Settings(
     Bungie,
     Zeus,
@@ -562,6 +544,10 @@ class Settings(
     def was_set(self, name: str) -> bool:
         """True when a person gave the setting `name` (lower case) instead of its default."""
         return name in self.model_fields_set
+
+
+# In the order of example.env: what nobody gets around first.
+SECTIONS: tuple[type[_Section], ...] = Settings.__bases__
 
 
 def _reached(listening: str) -> str:

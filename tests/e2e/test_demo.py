@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import requests
 
 from tests.support.system import free_base
+from tests.support.typed import typed
 
 ASSETS = """{ assetNodes {
     assetKey { path } isMaterializable assetMaterializations(limit: 1) {
@@ -29,15 +29,7 @@ class Demo:
         self.environment = {**os.environ, **own}
 
     def raidhub(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "raidhub_dagster", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        return typed(*arguments, folder=self.folder, environment=self.environment, timeout_s=900)
 
 
 @pytest.fixture

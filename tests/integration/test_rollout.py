@@ -1,8 +1,6 @@
 """Two releases on one database: new code refuses an older schema, old code works on a newer one."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +24,7 @@ from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import InstanceStore
 from tests.conftest import make_settings, own_postgres
 from tests.support.analytics import Analytics, run, send_until_quiet
+from tests.support.typed import typed
 from tests.support.worlds import report_of
 
 NEWEST = sorted(path.stem for path in MIGRATIONS.glob("*_pre_*.sql"))[-1]
@@ -72,15 +71,8 @@ def test_a_process_refuses_a_schema_older_than_it_needs(
         for name, value in given.items()
     }
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", "raidhub_dagster", *command.split()],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": root, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": root, **variables}
+    done = typed(*command.split(), folder=tmp_path, environment=environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"raidhub: {TOLD}"
     assert "Traceback" not in done.stderr

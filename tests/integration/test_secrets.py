@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
 from tests.support.queues import until
 from tests.support.secrets import CANARIES, leaked
+from tests.support.typed import command, typed
 
 Environment = dict[str, str]
 
@@ -63,11 +63,6 @@ def environment(postgres: dict[str, Any], rabbitmq: dict[str, Any], tmp_path: Pa
     }
 
 
-def command(*arguments: object) -> list[str]:
-    main = "from raidhub_dagster.cli import main; main()"
-    return [sys.executable, "-c", main, *map(str, arguments)]
-
-
 WRONG_LOGIN = "password authentication failed"
 
 
@@ -101,15 +96,7 @@ def test_a_command_that_is_refused_tells_no_secret(
     if right:
         environment["POSTGRES_PASSWORD"] = postgres["postgres_password"]
         del environment["POSTGRES_DAGSTER_PASSWORD"]
-    done = subprocess.run(
-        command(*arguments),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = typed(*arguments, folder=tmp_path, environment=environment)
     assert done.returncode == 1, done.stderr
     assert told.lower() in done.stderr.lower()
     assert leaked(done.stdout + done.stderr) == []

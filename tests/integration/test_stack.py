@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from ipaddress import ip_address
@@ -31,6 +30,7 @@ from raidhub_dagster.stack.services import services
 from raidhub_dagster.storage import postgres
 from tests.support.secrets import CANARIES, leaked
 from tests.support.system import free_base
+from tests.support.typed import typed
 
 Overrides = dict[str, Any]
 NO_CRAWL = ("--without", "simulator", "--without", "atlas")
@@ -44,15 +44,8 @@ class Folder:
         self.variables = {"RAIDHUB_PORT_BASE": str(free_base()), **variables}
 
     def run(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "raidhub_dagster", *arguments],
-            cwd=self.path,
-            env={**os.environ, "RAIDHUB_HOME": str(self.home), **self.variables},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        environment = {**os.environ, "RAIDHUB_HOME": str(self.home), **self.variables}
+        return typed(*arguments, folder=self.path, environment=environment, timeout_s=timeout_s)
 
     @property
     def home(self) -> Path:

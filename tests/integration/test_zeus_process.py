@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from aiohttp import web
 
 from raidhub_dagster.stack.process import is_taken
 from tests.support.proxy import KEY, OURS, REPORT, Handler, serving, simulator
+from tests.support.typed import command, typed
 
 Environment = dict[str, str]
 HEADERS = {"X-API-Key": KEY}
@@ -45,11 +45,6 @@ def environment(upstream: str = "http://127.0.0.1:9", **more: object) -> Environ
         **more,
     }
     return {name: str(value) for name, value in values.items() if value is not None}
-
-
-def command(*arguments: object) -> list[str]:
-    main = "from raidhub_dagster.cli import main; main()"
-    return [sys.executable, "-c", main, "zeus", *map(str, arguments)]
 
 
 class Process:
@@ -83,7 +78,7 @@ class Process:
 async def running(folder: Path, *arguments: object, given: Environment) -> AsyncIterator[Process]:
     """A zeus that answers, in an empty folder: a checkout may have a `.env`."""
     process = await asyncio.create_subprocess_exec(
-        *command(*arguments), cwd=folder, env=given, stderr=asyncio.subprocess.PIPE
+        *command("zeus", *arguments), cwd=folder, env=given, stderr=asyncio.subprocess.PIPE
     )
     zeus = Process(process, given)
     try:
@@ -97,15 +92,7 @@ async def running(folder: Path, *arguments: object, given: Environment) -> Async
 
 def end(folder: Path, *arguments: object, given: Environment) -> subprocess.CompletedProcess[str]:
     """A zeus that does not start."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return typed("zeus", *arguments, folder=folder, environment=given, timeout_s=60)
 
 
 def fail(folder: Path, *arguments: object, given: Environment) -> str:

@@ -18,6 +18,7 @@ from raidhub_dagster.settings import STACK_ENV, Settings
 from raidhub_dagster.stack.process import find_program, is_taken
 from raidhub_dagster.stack.supervisor import Supervisor
 from raidhub_dagster.storage.postgres import connect
+from tests.support.typed import typed
 
 FIRST_ID = 16_790_000_001
 DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code")
@@ -101,15 +102,8 @@ class System:
     ) -> subprocess.CompletedProcess[str]:
         """`raidhub ...`, typed in the folder of the stack."""
         home = self.supervisor.home
-        return subprocess.run(
-            [sys.executable, "-m", "raidhub_dagster", *map(str, arguments)],
-            cwd=home.parent,
-            env={**os.environ, "RAIDHUB_HOME": str(home)},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        environment = {**os.environ, "RAIDHUB_HOME": str(home)}
+        return typed(*arguments, folder=home.parent, environment=environment, timeout_s=timeout_s)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with (

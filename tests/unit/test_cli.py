@@ -11,15 +11,7 @@ from psycopg2.errors import UndefinedTable
 
 from raidhub_dagster import cli
 from raidhub_dagster.errors import ConfigurationError, TransientError
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "raidhub_dagster", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.support.typed import typed
 
 
 def test_every_command_can_be_loaded_and_explains_itself() -> None:
@@ -45,8 +37,8 @@ def test_the_command_line_itself_loads_nothing_heavy() -> None:
 
 
 def test_wrong_usage_exits_2() -> None:
-    assert run("no-such-command").returncode == 2
-    assert run("up", "--no-such-option").returncode == 2
+    assert typed("no-such-command").returncode == 2
+    assert typed("up", "--no-such-option").returncode == 2
 
 
 @pytest.mark.parametrize(
