@@ -156,10 +156,9 @@ def _impossible(s: Settings) -> Iterator[str]:
         )
     if s.postgres_readonly_user == s.postgres_user:
         yield "POSTGRES_READONLY_USER: is the owner; readers need a role of their own"
-    roles = ("postgres_readonly_user", "postgres_writer_user", "postgres_dagster_user")
-    for one, other in combinations(roles, 2):
-        if getattr(s, one) == getattr(s, other):
-            yield f"{other.upper()}: is {one.upper()} too; each needs a role of its own"
+    for (one, role), (other, another) in combinations(s.roles.items(), 2):
+        if role == another:
+            yield f"{other}: is {one} too; each needs a role of its own"
     if s.raidhub_port_base + _PORTS_AFTER_BASE > _LAST_PORT:
         yield f"RAIDHUB_PORT_BASE: {s.raidhub_port_base} leaves no thirteen ports after it"
     for name in ("raidhub_simulator_args", "raidhub_atlas_args", "raidhub_zeus_args"):

@@ -536,6 +536,15 @@ class Settings(
     def cheat_model_folder(self) -> Path:
         return self.cheat_model_dir or self.raidhub_home / "models"
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """Variable -> name of the role, of those that whoever migrates gives something to."""
+        return {
+            "POSTGRES_READONLY_USER": self.postgres_readonly_user,
+            "POSTGRES_WRITER_USER": self.postgres_writer_user,
+            "POSTGRES_DAGSTER_USER": self.postgres_dagster_user,
+        }
+
     @classmethod
     def secret_variables(cls) -> list[str]:
         """Variables of the environment whose values no log, list or other program may have."""

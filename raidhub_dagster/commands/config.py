@@ -107,9 +107,7 @@ def docs_page() -> str:
         for name in section.__annotations__:
             names = Settings.names(name)
             default = f"`{value}`" if (value := _default(name)) else ""
-            secret = (
-                " *Secret.*" if "SecretStr" in str(Settings.model_fields[name].annotation) else ""
-            )
+            secret = " *Secret.*" if name.upper() in Settings.secret_variables() else ""
             text = (_meaning(name) + _also(names) + secret).replace("|", "\\|")
             lines.append(f"| `{names[0]}` | {default} | {text.replace('<', '&lt;')} |\n")
     return "".join(lines)

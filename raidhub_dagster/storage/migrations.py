@@ -241,19 +241,10 @@ def _transaction(settings: Settings, database: str | None = None) -> Iterator[Co
         yield connection
 
 
-def _roles(settings: Settings) -> dict[str, str]:
-    """Setting -> name of the role, of those that whoever migrates gives something to."""
-    return {
-        "POSTGRES_READONLY_USER": settings.postgres_readonly_user,
-        "POSTGRES_WRITER_USER": settings.postgres_writer_user,
-        "POSTGRES_DAGSTER_USER": settings.postgres_dagster_user,
-    }
-
-
 def _check_roles(maintenance: Connection, settings: Settings) -> None:
     """Two roles with one name would be one with the rights of both, the owner's included."""
     taken: dict[str, str] = {}
-    for setting, role in _roles(settings).items():
+    for setting, role in settings.roles.items():
         with maintenance.cursor() as cursor:
             cursor.execute(_SQL["select_role"], {"role": role})
             ((is_ours, _),) = cursor.fetchall()
