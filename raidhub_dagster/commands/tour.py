@@ -17,6 +17,7 @@ from raidhub_dagster.archives.source import Span
 from raidhub_dagster.errors import TransientError
 from raidhub_dagster.stack.lifecycle import Stack
 from raidhub_dagster.stack.process import UnhealthyError, wait_until
+from raidhub_dagster.storage.clickhouse_reports import week_of
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.reprocess import find_blocks
 from raidhub_dagster.storage.verify import played
@@ -56,7 +57,7 @@ def waves(archive: str, blocks: Sequence[str], first: datetime, last: datetime) 
     """What runs, in order, when raids were played from `first` to `last`."""
     days = str(first.date()), str(last.date())
     begun = (first - _RESET).date(), (last - _RESET).date()
-    week = [day - timedelta(days=(day.weekday() - 1) % 7) for day in begun]
+    week = [week_of(day) for day in begun]
     short = {"limit_s": 15.0}  # what is left then is for the schedules
     return [
         [

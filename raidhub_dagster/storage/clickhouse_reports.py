@@ -26,8 +26,14 @@ _COUNTS = {
     WEAPON_META_TREND: ("count_trend", "usage_count"),
 }
 _WEEK = timedelta(days=7)
+_TUESDAY = 1
 
 Row = dict[str, Any]
+
+
+def week_of(game_day: date) -> date:
+    """The week of a game day, which begins at 17:00 UTC: the Tuesday on it or before."""
+    return game_day - timedelta(days=(game_day.weekday() - _TUESDAY) % 7)
 
 
 def rebuild_weeks(client: Client, table: str, weeks: Iterable[date]) -> Iterator[Rebuilt]:

@@ -29,6 +29,7 @@ from raidhub_dagster.storage.clickhouse_reports import (
     WEAPON_META_TREND,
     WEEKLY_RAID_REPORT,
     rebuild_weeks,
+    week_of,
 )
 from raidhub_dagster.storage.clickhouse_sender import held_off
 from raidhub_dagster.storage.queries import load
@@ -37,7 +38,6 @@ _SQL = load("postgres", "reconcile")
 _SNAPSHOT = load("postgres", "clickhouse")["begin_snapshot"]
 
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(2106, 1, 1)
-_TUESDAY = 1
 # Longer than any aggregate by day is kept; what is older is passed over.
 _KEPT_DAYS = 367
 
@@ -100,10 +100,6 @@ def _rebuild_all(
     touched = {day - timedelta(days=n) for day in recent for n in range(4)}
     for table in DAY_AGGREGATES:
         yield from rebuild(connection, client, table, touched, now=now)
-    weeks = sorted({_week_of(day - timedelta(days=n)) for day in days for n in (0, 1)})
+    weeks = sorted({week_of(day - timedelta(days=n)) for day in days for n in (0, 1)})
     for table in (WEEKLY_RAID_REPORT, WEAPON_META_TREND):
         yield from rebuild_weeks(client, table, weeks)
-
-
-def _week_of(day: date) -> date:
-    return day - timedelta(days=(day.weekday() - _TUESDAY) % 7)
