@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.typed import variables
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -18,7 +20,7 @@ def dagster_environment(postgres: Mapping[str, Any], home: Path) -> dict[str, st
         .read_bytes()
         .replace(b"database: dagster", f"database: {postgres['postgres_db']}".encode())
     )
-    return {name.upper(): str(value) for name, value in postgres.items()} | {
+    return variables(postgres) | {
         "DAGSTER_HOME": str(home),
         "RAIDHUB_HOME": str(home),
         # dagster.yaml names a class of ours, which is loaded before the working directory counts.

@@ -26,6 +26,7 @@ from raidhub_dagster.storage.clickhouse_rebuild import awaiting_days
 from tests.dagster.home import ROOT, dagster_environment, run_job
 from tests.dagster.results import evaluation
 from tests.support.analytics import HOUR, Analytics, opened, run, send_until_quiet
+from tests.support.typed import variables
 
 DAY = HOUR.date()
 EXAMPLE = ROOT / "docs" / "repairs" / "rebuild_clickhouse_day.yaml"
@@ -240,7 +241,7 @@ def test_the_example_of_the_repair_runs_from_the_command_line(
     config = yaml.safe_load(EXAMPLE.read_text("utf-8"))
     assert config["ops"]["rebuild_clickhouse_day"]["config"]["dry_run"] is True
     environment = dagster_environment(postgres, tmp_path / "home")
-    environment |= {name.upper(): str(value) for name, value in clickhouse.items()}
+    environment |= variables(clickhouse)
     done = run_job("rebuild_clickhouse_day", environment, EXAMPLE)
     assert done.returncode == 0, done.stderr
     assert "preview: nothing was changed" in done.stderr + done.stdout

@@ -34,6 +34,7 @@ from tests.support.bungie import IDS, Bungie, simulated
 from tests.support.queues import ready, until
 from tests.support.recovery import keep, miss, open_gap
 from tests.support.topics import execute, rows, store
+from tests.support.typed import variables
 from tests.support.webhook import Hook
 
 NEWEST = FIRST_ID + IDS - 1
@@ -335,7 +336,7 @@ def test_a_killed_run_loses_nothing(
     listed = raids(bungie, 60)
     miss(settings, *listed)
     bungie.faults(latency_ms=150.0)
-    environment = {name.upper(): str(value) for name, value in given.items()}
+    environment = variables(given)
     environment |= {"DAGSTER_HOME": str(tmp_path), "RAIDHUB_HOME": str(tmp_path)}
     command = ["job", "execute", "-m", "raidhub_dagster.definitions", "-j", "recovery_missed_job"]
     with (tmp_path / "log").open("wb") as log:
@@ -407,7 +408,7 @@ def test_the_example_of_a_single_report_is_a_raid_of_the_simulator(
     wanted = example("process_single_pgcr")["ops"]["process_single_pgcr"]["config"]["id"]
     assert wanted in set(bungie.raids())
     assert settings
-    environment = {name.upper(): str(value) for name, value in given.items()}
+    environment = variables(given)
     environment |= {"DAGSTER_HOME": str(tmp_path), "RAIDHUB_HOME": str(tmp_path)}
     done = run_job("process_single_pgcr", environment, EXAMPLES / "process_single_pgcr.yaml")
     assert done.returncode == 0, done.stderr

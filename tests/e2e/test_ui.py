@@ -31,6 +31,7 @@ from tests.conftest import make_settings, own_clickhouse, own_postgres
 from tests.dagster.conftest import World
 from tests.dagster.home import BIN, ROOT, dagster_environment, run_job
 from tests.support.analytics import Analytics, run, send_until_quiet
+from tests.support.typed import variables
 
 # The first page loads the code location, and two cores are shared with all other tests.
 PATIENCE_MS = 300_000
@@ -86,7 +87,7 @@ def ui(
         settings = make_settings(postgres, clickhouse)
         last_day = fill(settings)
         environment = dagster_environment(postgres, folder / "home")
-        environment |= {name.upper(): str(value) for name, value in clickhouse.items()}
+        environment |= variables(clickhouse)
         # Nobody listens there: no sensor may ask the real API.
         environment |= {"BUNGIE_URL_BASE": f"http://{HOST}:{free_port()}", "BUNGIE_API_KEY": "key"}
         done = run_job("leaderboards_job", {**os.environ, **environment})

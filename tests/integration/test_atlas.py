@@ -25,6 +25,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import free_port, is_taken
 from raidhub_dagster.storage.postgres import connected
 from raidhub_dagster.storage.queries import load
+from tests.support.typed import variables
 
 ROOT = Path(__file__).resolve().parents[2]  # what is tested is this checkout, whatever is installed
 FIRST = 16_800_000_000
@@ -156,7 +157,7 @@ class Atlas:
 
     def __init__(self, settings: Settings, overrides: Overrides) -> None:
         self.settings = settings
-        self._environment = {name.upper(): str(value) for name, value in overrides.items()}
+        self._environment = variables(overrides)
 
     def start(self, *arguments: object, **more: str) -> AbstractContextManager[Process]:
         self.port = _own_port()
@@ -490,7 +491,7 @@ def test_names_the_flag_when_nothing_tells_where_to_begin(
 
 
 def test_names_the_variable_when_the_key_is_missing(postgres: Overrides) -> None:
-    given = {name.upper(): str(value) for name, value in postgres.items()}
+    given = variables(postgres)
     with running("atlas", **given) as process:
         output = process.communicate(timeout=30)[1]
     assert process.returncode == 1

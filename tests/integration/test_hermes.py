@@ -39,6 +39,7 @@ from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import TOPIC, InstanceStore
 from tests.support.queues import consuming, ready, take, until
 from tests.support.reports import encode, envelope, make_entry, make_report
+from tests.support.typed import variables
 
 SettingsFor = Callable[..., Settings]
 NOW = datetime.now(UTC)
@@ -88,14 +89,10 @@ def checked(settings: Settings) -> int:
 @contextmanager
 def process(settings: Settings, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """`raidhub hermes` as a supervisor would start it; killed at the end if it still runs."""
-    environment = {
-        name.upper(): str(getattr(value, "get_secret_value", lambda v=value: v)())
-        for name, value in settings.model_dump(exclude_unset=True).items()
-    }
     with log.open("ab") as output:
         started = subprocess.Popen(
             [sys.executable, "-c", "from streaming.cli import hermes; hermes()", *arguments],
-            env={**os.environ, **environment},
+            env={**os.environ, **variables(settings)},
             stderr=output,
         )
     try:

@@ -24,6 +24,7 @@ from streaming.hermes.failures import Treatment, parked_message
 from streaming.hermes.topic import Delivery, Topic
 from tests.support.broker import kick, manage
 from tests.support.queues import Trial, channel_of, ready, until
+from tests.support.typed import variables
 
 SettingsFor = Callable[..., Settings]
 QUEUE = "clan_crawl"
@@ -41,10 +42,8 @@ def settings(
 ) -> Settings:
     """Of a broker with the queues; the command line finds it in the environment."""
     given = settings_for(rabbitmq, hermes_metrics_port=free_port())
-    for name, value in given.model_dump(exclude_unset=True).items():
-        monkeypatch.setenv(
-            name.upper(), str(getattr(value, "get_secret_value", lambda v=value: v)())
-        )
+    for name, value in variables(given).items():
+        monkeypatch.setenv(name, value)
     with channel_of(given) as channel:
         declare(channel, clan_crawl())
     return given

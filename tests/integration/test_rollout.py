@@ -24,7 +24,7 @@ from streaming.hermes.topic import Delivery
 from streaming.hermes.topics.instance_store import InstanceStore
 from tests.conftest import make_settings, own_postgres
 from tests.support.analytics import Analytics, run, send_until_quiet
-from tests.support.typed import typed
+from tests.support.typed import typed, variables
 from tests.support.worlds import report_of
 
 NEWEST = sorted(path.stem for path in MIGRATIONS.glob("*_pre_*.sql"))[-1]
@@ -66,12 +66,8 @@ def test_a_process_refuses_a_schema_older_than_it_needs(
     """Half of its statements would work, and the rest would fail hours later."""
     given = older.model_dump(exclude_unset=True) | rabbitmq_server
     given |= {"bungie_api_key": "key", "bungie_url_base": "http://127.0.0.1:9"}
-    variables = {
-        name.upper(): str(getattr(value, "get_secret_value", lambda v=value: v)())
-        for name, value in given.items()
-    }
     root = str(Path(__file__).resolve().parents[2])
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": root, **variables}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": root, **variables(given)}
     done = typed(*command.split(), folder=tmp_path, environment=environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"raidhub: {TOLD}"

@@ -14,7 +14,7 @@ from raidhub_dagster.settings import Settings
 from raidhub_dagster.stack.process import HOST, free_port
 from tests.support.queues import until
 from tests.support.secrets import CANARIES, leaked
-from tests.support.typed import command, typed
+from tests.support.typed import command, typed, variables
 
 Environment = dict[str, str]
 
@@ -45,7 +45,7 @@ def test_settings_tell_no_secret() -> None:
 @pytest.fixture
 def environment(postgres: dict[str, Any], rabbitmq: dict[str, Any], tmp_path: Path) -> Environment:
     """Real servers that refuse every login, and nobody behind all other addresses."""
-    servers = {name.upper(): str(value) for name, value in (postgres | rabbitmq).items()}
+    servers = variables(postgres | rabbitmq)
     ports = [f"{name.upper()}" for name in Settings.model_fields if name.endswith("_metrics_port")]
     return {
         "PATH": os.environ["PATH"],

@@ -17,6 +17,7 @@ from streaming.hermes.topics.registry import TOPICS
 from tests.support.bungie import Bungie
 from tests.support.queues import ready, until
 from tests.support.topics import rows
+from tests.support.typed import variables
 
 PLAYERS, CLANS = 240, 6
 
@@ -24,14 +25,10 @@ PLAYERS, CLANS = 240, 6
 @contextmanager
 def hermes(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`raidhub hermes` with all topics and the relay; killed at the end if it still runs."""
-    environment = {
-        name.upper(): str(getattr(value, "get_secret_value", lambda v=value: v)())
-        for name, value in settings.model_dump(exclude_unset=True).items()
-    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", "from streaming.cli import hermes; hermes()"],
-            env={**os.environ, **environment},
+            env={**os.environ, **variables(settings)},
             stderr=output,
         )
     try:

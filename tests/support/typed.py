@@ -1,9 +1,21 @@
-"""`raidhub ...` as a person types it: a process of its own, and what it said."""
+"""`raidhub ...` as a person types it: its environment, a process of its own, what it said."""
 
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from raidhub_dagster.settings import Settings
+
+
+def variables(given: Settings | Mapping[str, Any]) -> dict[str, str]:
+    """The environment in which a process reads these settings; of Settings, those that were set."""
+    values = given.model_dump(exclude_unset=True) if isinstance(given, Settings) else given
+    return {
+        name.upper(): str(getattr(value, "get_secret_value", lambda v=value: v)())
+        for name, value in values.items()
+    }
 
 
 def command(*arguments: object) -> list[str]:
