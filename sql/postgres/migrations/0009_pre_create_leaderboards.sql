@@ -92,37 +92,95 @@ CREATE UNIQUE INDEX individual_global_total_time_played_position_idx
 CREATE UNIQUE INDEX individual_global_wfr_score_position_idx
     ON leaderboard.individual_global_leaderboard (wfr_score_position);
 
+-- A sort compares rows by its first key, which it has at hand, and fetches the row for the second. Most
+-- players have a handful of clears, so that nearly all comparisons of (clears, membership_id) would be
+-- fetched. So each order has one key without ties: the value, and below its 32 bits, taken away, the
+-- player's place by id. A rank is then the position of the first row with the same value. A quarter
+-- less processor time than rank() over value and id: 69 s instead of 91 for 4.9 million rows.
 CREATE MATERIALIZED VIEW leaderboard.individual_raid_leaderboard AS
-WITH ranked AS (
+WITH eligible AS (
+    SELECT membership_id, row_number() OVER (ORDER BY membership_id) AS place
+    FROM core.player
+    WHERE NOT is_private AND cheat_level < 2
+),
+stats AS (
     SELECT
         activity_id,
         membership_id,
-        stats.clears,
-        row_number() OVER clears_order AS clears_position,
-        rank() OVER clears_value AS clears_rank,
-        stats.fresh_clears,
-        row_number() OVER fresh_clears_order AS fresh_clears_position,
-        rank() OVER fresh_clears_value AS fresh_clears_rank,
-        stats.sherpas,
-        row_number() OVER sherpas_order AS sherpas_position,
-        rank() OVER sherpas_value AS sherpas_rank,
-        stats.total_time_played_seconds,
-        row_number() OVER time_order AS time_position,
-        rank() OVER time_value AS time_rank,
+        clears,
+        fresh_clears,
+        sherpas,
+        total_time_played_seconds,
+        (clears::bigint << 32) - place AS clears_key,
+        (fresh_clears::bigint << 32) - place AS fresh_clears_key,
+        (sherpas::bigint << 32) - place AS sherpas_key,
+        (total_time_played_seconds::bigint << 32) - place AS time_key
+    FROM core.player_stats
+    JOIN eligible USING (membership_id)
+    JOIN definitions.activity_definition AS activity ON activity.id = activity_id
+    WHERE activity.is_raid AND clears > 0
+    ORDER BY activity_id   -- once; what follows sorts within a raid, in memory
+),
+time_placed AS (
+    SELECT
+        *,
+        row_number() OVER ordered AS time_position,
+        CASE WHEN total_time_played_seconds IS DISTINCT FROM lag(total_time_played_seconds) OVER ordered
+            THEN row_number() OVER ordered
+        END AS time_first
+    FROM stats
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY time_key DESC)
+),
+time_ranked AS (
+    SELECT *, max(time_first) OVER (ordered ROWS UNBOUNDED PRECEDING) AS time_rank
+    FROM time_placed
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY time_key DESC)
+),
+sherpas_placed AS (
+    SELECT
+        *,
+        row_number() OVER ordered AS sherpas_position,
+        CASE WHEN sherpas IS DISTINCT FROM lag(sherpas) OVER ordered
+            THEN row_number() OVER ordered
+        END AS sherpas_first
+    FROM time_ranked
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY sherpas_key DESC)
+),
+sherpas_ranked AS (
+    SELECT *, max(sherpas_first) OVER (ordered ROWS UNBOUNDED PRECEDING) AS sherpas_rank
+    FROM sherpas_placed
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY sherpas_key DESC)
+),
+fresh_clears_placed AS (
+    SELECT
+        *,
+        row_number() OVER ordered AS fresh_clears_position,
+        CASE WHEN fresh_clears IS DISTINCT FROM lag(fresh_clears) OVER ordered
+            THEN row_number() OVER ordered
+        END AS fresh_clears_first
+    FROM sherpas_ranked
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY fresh_clears_key DESC)
+),
+fresh_clears_ranked AS (
+    SELECT *, max(fresh_clears_first) OVER (ordered ROWS UNBOUNDED PRECEDING) AS fresh_clears_rank
+    FROM fresh_clears_placed
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY fresh_clears_key DESC)
+),
+clears_placed AS (
+    SELECT
+        *,
+        row_number() OVER ordered AS clears_position,
+        CASE WHEN clears IS DISTINCT FROM lag(clears) OVER ordered
+            THEN row_number() OVER ordered
+        END AS clears_first,
         count(*) OVER (PARTITION BY activity_id) - 1 AS others
-    FROM core.player_stats AS stats
-    JOIN core.player USING (membership_id)
-    JOIN definitions.activity_definition AS activity ON activity.id = stats.activity_id
-    WHERE activity.is_raid AND stats.clears > 0 AND NOT player.is_private AND player.cheat_level < 2
-    WINDOW
-        clears_order AS (PARTITION BY activity_id ORDER BY stats.clears DESC, membership_id),
-        clears_value AS (PARTITION BY activity_id ORDER BY stats.clears DESC),
-        fresh_clears_order AS (PARTITION BY activity_id ORDER BY stats.fresh_clears DESC, membership_id),
-        fresh_clears_value AS (PARTITION BY activity_id ORDER BY stats.fresh_clears DESC),
-        sherpas_order AS (PARTITION BY activity_id ORDER BY stats.sherpas DESC, membership_id),
-        sherpas_value AS (PARTITION BY activity_id ORDER BY stats.sherpas DESC),
-        time_order AS (PARTITION BY activity_id ORDER BY stats.total_time_played_seconds DESC, membership_id),
-        time_value AS (PARTITION BY activity_id ORDER BY stats.total_time_played_seconds DESC)
+    FROM fresh_clears_ranked
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY clears_key DESC)
+),
+ranked AS (
+    SELECT *, max(clears_first) OVER (ordered ROWS UNBOUNDED PRECEDING) AS clears_rank
+    FROM clears_placed
+    WINDOW ordered AS (PARTITION BY activity_id ORDER BY clears_key DESC)
 )
 SELECT
     activity_id,
