@@ -24,16 +24,15 @@ MIB = 2**20
 
 
 def resident(pid: int) -> float:
-    """MB of a process and those of its children that stay: servers and helpers, no runs."""
-    total = 0
-    process = psutil.Process(pid)
-    for part in (process, *process.children(recursive=True)):
-        try:
-            if "execute_run" not in " ".join(part.cmdline()):
-                total += part.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / MIB
+    """MB of a process and of what stays below it: servers and helpers, no runs with their steps."""
+    try:
+        process = psutil.Process(pid)
+        if "execute_run" in " ".join(process.cmdline()):
+            return 0.0
+        own = process.memory_info().rss / MIB
+        return own + sum(resident(child.pid) for child in process.children())
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def run(minutes: float = MINUTES) -> Figures:
