@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from psycopg2 import sql
 
@@ -32,6 +33,10 @@ from raidhub_dagster.storage.postgres import connect
 from raidhub_dagster.storage.seeds import seed
 
 Overrides = dict[str, Any]
+
+# An example that waits for a busy machine has not failed.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def make_settings(*overrides: Overrides, **more: Any) -> Settings:

@@ -282,7 +282,7 @@ _REFUSALS = re.compile(r"(?:" + "|".join(_schema()["properties"]) + r")\.[a-zA-Z
 
 
 @given(values=_some_values())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_schema_takes_kubernetes_takes(values: Values) -> None:
     """Or the chart refuses it in a sentence that names the value.
 

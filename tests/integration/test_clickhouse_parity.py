@@ -33,7 +33,6 @@ def test_equal_stores_have_no_difference(sent: Analytics) -> None:
 
 @settings(
     max_examples=8,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())

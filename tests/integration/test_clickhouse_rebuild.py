@@ -184,7 +184,6 @@ def test_a_preview_changes_nothing(sent: Analytics) -> None:
 
 @settings(
     max_examples=4,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())

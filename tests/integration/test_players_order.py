@@ -100,7 +100,6 @@ def left(connection: Connection) -> tuple[list[Any], list[Any]]:
 
 
 @settings(
-    deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -119,7 +118,6 @@ def test_rows_do_not_depend_on_who_comes_first(connection: Connection, data: st.
 
 
 @settings(
-    deadline=None,
     max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -149,7 +147,6 @@ def test_the_last_crawl_decides_what_is_private(
 
 
 @settings(
-    deadline=None,
     max_examples=8,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -48,7 +48,6 @@ def wrong(database: Database) -> dict[str, int]:
 
 
 @settings(
-    deadline=None,
     max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -27,7 +27,6 @@ from tests.support.database import NEEDED, Database, store_all, store_reports
 from tests.support.reports import make_report
 
 _PER_EXAMPLE = settings(
-    deadline=None,
     max_examples=40,
     # The database is shared by all examples of a test; each starts by wiping it.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -67,10 +67,10 @@ async def test_no_address_breaks_its_budget_under_a_burst_of_callers() -> None:
 
 
 async def _ask_until_answered(proxy: Zeus, number: int) -> None:
-    """As atlas does: on a busy machine zeus tells the last of many callers to come again."""
+    """As atlas does: on a busy machine zeus or who it asks is late for the last of many callers."""
     for _ in range(600):
         status, _body = await proxy.get(report_path(number))
-        if status != 429:
+        if status not in (429, 504):
             break
         await asyncio.sleep(0.1)
     assert status == 200

@@ -89,7 +89,7 @@ def model(population: Population) -> Model:
 # --- what is usual
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.one_of(st.just(float("nan")), st.floats(0, 100))),

@@ -222,7 +222,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_JSON, st.sampled_from(["itemType", "other"]))
 def test_no_record_stops_the_reader(record: Any, kind: str) -> None:
     if isinstance(record, dict):

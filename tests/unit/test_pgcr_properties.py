@@ -133,7 +133,7 @@ def check(result: Instance | Rejection) -> None:
     assert b"\\u0000" not in msgspec.json.encode(result)  # and every text is UTF-8
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(report=mutated(), settled=st.booleans())
 def test_a_mutated_report_is_parsed_or_rejected_with_a_field(report: Json, settled: bool) -> None:
     """An exception of another kind stops a consumer; a wrong fact stays for ever."""
@@ -142,7 +142,7 @@ def test_a_mutated_report_is_parsed_or_rejected_with_a_field(report: Json, settl
     assert isinstance(probe(body, ()), Probe | Rejection)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(report=mutated())
 def test_both_ways_of_decoding_agree(report: Json) -> None:
     """The fast one must refuse whatever it would read differently."""
@@ -170,7 +170,7 @@ def test_a_flattened_line_is_read_in_one_pass() -> None:
     assert unwrapped(found) == unwrapped(read_tolerantly(line))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_damaged_body_is_parsed_or_rejected_with_a_field(data: st.DataObject) -> None:
     """Lines are cut, disks rot."""
@@ -187,7 +187,7 @@ def test_any_bytes_are_rejected_with_a_field(body: bytes) -> None:
     assert isinstance(probe(body, ()), Rejection)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(report=mutated(), seed=st.integers())
 def test_the_order_of_keys_means_nothing(report: Json, seed: int) -> None:
     """Two servers write the same report in different order."""
@@ -210,7 +210,6 @@ def spans() -> st.SearchStrategy[list[tuple[int, int, int]]]:
     )
 
 
-@settings(deadline=None)
 @given(entries=spans(), duration=st.integers(1, 60), same=st.booleans())
 def test_time_is_what_counting_second_by_second_gives(
     entries: list[tuple[int, int, int]], duration: int, same: bool
@@ -238,7 +237,6 @@ def test_time_is_what_counting_second_by_second_gives(
     ]
 
 
-@settings(deadline=None)
 @given(
     entries=spans(),
     kills=st.integers(0, 10**10),
@@ -262,7 +260,7 @@ def test_an_archive_tells_the_same_as_the_api(
     assert parse(encode(flat), now=NOW) == result
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     status=st.integers(100, 599),
     content_type=st.sampled_from(["application/json", "text/html", ""]),

@@ -324,7 +324,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
-TestCrowd.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestCrowd.settings = settings(max_examples=40, stateful_step_count=40)
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3]), max_size=60))
