@@ -197,7 +197,7 @@ full_page_writes = {on}
 max_wal_size = 4GB
 checkpoint_timeout = 15min
 checkpoint_completion_target = 0.9
-wal_compression = lz4            # pglz takes 16 of the 120 s that a refresh of the raid board works
+wal_compression = lz4            # pglz costs a refresh of the raid board 16 s more of a core
 wal_buffers = 16MB
 
 jit = off                        # compiling costs more than our short statements last

@@ -23,15 +23,16 @@ EVERY_S = 10.0
 MIB = 2**20
 
 
-def resident(pid: int) -> float:
+def resident(process: psutil.Process) -> float:
     """MB of a process and of what stays below it: servers and helpers, no runs with their steps."""
+    own = process.memory_info().rss / MIB
+    return own + sum(_resident_below(child) for child in process.children())
+
+
+def _resident_below(process: psutil.Process) -> float:
     try:
-        process = psutil.Process(pid)
-        if "execute_run" in " ".join(process.cmdline()):
-            return 0.0
-        own = process.memory_info().rss / MIB
-        return own + sum(resident(child.pid) for child in process.children())
-    except psutil.NoSuchProcess:
+        return 0.0 if "execute_run" in " ".join(process.cmdline()) else resident(process)
+    except psutil.NoSuchProcess:  # helpers come and go; the server itself may not
         return 0.0
 
 
@@ -63,7 +64,7 @@ def watch(running: System, minutes: float) -> tuple[list[float], float, float]:
     begun = time.monotonic()
     daemon = code = 0.0
     while time.monotonic() - begun < minutes * 60:
-        daemon, code = (resident(running.pid(n)) for n in ("dagster-daemon", "dagster-code"))
+        daemon, code = (resident(running.process(n)) for n in ("dagster-daemon", "dagster-code"))
         sums.append(daemon + code)
         if len(sums) % 6 == 1:
             minute = (time.monotonic() - begun) / 60
